@@ -1,0 +1,3 @@
+//! Inner loops, one folder an architecture. `portable` always compiles and runs everywhere.
+
+pub(crate) mod portable;

@@ -1,0 +1,63 @@
+/*!
+Sums of selected bytes, four at a time in one word.
+
+A weight of +1 is stored as the byte 0xFF and a weight of -1 as 0x00, so that `x & mask` keeps the bytes
+whose weight is +1. Even and odd bytes are then added in the two 16-bit halves of a word, which hold 257
+additions of 255 before they overflow: the halves are emptied every [`BLOCK`] words.
+*/
+
+/// Words between two emptyings of the 16-bit sums: 257 * 255 = 65535 is the most that fits.
+const BLOCK: usize = 256;
+const EVEN: u32 = 0x00FF_00FF;
+
+/// Sum over all bytes of `bytes[i] & mask[i]`. `masks` holds the mask bytes, first byte lowest.
+///
+/// The slices have equal lengths in bytes; the caller pads both to whole words.
+#[inline]
+pub(crate) fn byte_mask_dot(bytes: &[[u8; 4]], masks: &[u32]) -> u32 {
+    let mut total = 0;
+    for (bytes, masks) in bytes.chunks(BLOCK).zip(masks.chunks(BLOCK)) {
+        let (mut even, mut odd) = (0u32, 0u32);
+        for (word, mask) in bytes.iter().zip(masks) {
+            let kept = u32::from_le_bytes(*word) & mask;
+            even += kept & EVEN;
+            odd += (kept >> 8) & EVEN;
+        }
+        total += (even & 0xFFFF) + (even >> 16) + (odd & 0xFFFF) + (odd >> 16);
+    }
+    total
+}
+
+/// Sum of all bytes.
+#[inline]
+pub(crate) fn byte_sum(bytes: &[[u8; 4]]) -> u32 {
+    bytes.as_flattened().iter().map(|&b| u32::from(b)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn the_halves_hold_a_block_of_the_largest_bytes() {
+        let bytes = [[255u8; 4]; 3 * BLOCK + 1];
+        let masks = [u32::MAX; 3 * BLOCK + 1];
+        assert_eq!(byte_mask_dot(&bytes, &masks), 255 * 4 * bytes.len() as u32);
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_byte_loop(pairs in proptest::collection::vec(any::<([u8; 4], [bool; 4])>(), 0..600)) {
+            let bytes: Vec<[u8; 4]> = pairs.iter().map(|p| p.0).collect();
+            let masks: Vec<u32> =
+                pairs.iter().map(|p| u32::from_le_bytes(p.1.map(|on| if on { 255 } else { 0 }))).collect();
+            let expected: u32 =
+                pairs.iter().flat_map(|p| p.0.into_iter().zip(p.1)).map(|(b, on)| if on { b.into() } else { 0 }).sum();
+            prop_assert_eq!(byte_mask_dot(&bytes, &masks), expected);
+            prop_assert_eq!(byte_sum(&bytes), bytes.iter().flatten().map(|&b| u32::from(b)).sum::<u32>());
+        }
+    }
+}

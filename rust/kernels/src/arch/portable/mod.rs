@@ -1,0 +1,7 @@
+//! Inner loops in plain Rust, for any core.
+
+mod byte_mask;
+mod popcount;
+
+pub(crate) use byte_mask::{byte_mask_dot, byte_sum};
+pub(crate) use popcount::popcount;

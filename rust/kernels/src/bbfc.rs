@@ -1,0 +1,152 @@
+/*!
+Fully connected layer on packed activations, to packed activations.
+
+The input keeps its pixel-aligned words (flattening moves nothing), and a unit's weights have the same
+gaps: `[units][words of the input]`. K counts true features. Unpacked, the order of features is HWC.
+*/
+
+use crate::ArgumentError;
+use crate::arch::portable::popcount;
+use crate::bits::{bit, check_padding_bits, words_for};
+use crate::error::check_length;
+use crate::rule::Rules;
+use crate::shape::{MAX_ELEMENTS, Shape};
+
+/// The weights of a fully connected layer on a packed input, validated: shared by both families.
+#[derive(Debug, Clone, Copy)]
+pub struct Dense<'a> {
+    input: Shape,
+    output: Shape,
+    weights: &'a [u32],
+}
+
+impl<'a> Dense<'a> {
+    /// `weights` holds `units * input.words()` words.
+    ///
+    /// # Errors
+    /// [`ArgumentError`] naming the argument that does not fit.
+    pub fn new(input: Shape, units: usize, weights: &'a [u32]) -> Result<Self, ArgumentError> {
+        let output = Shape::new(1, 1, units)?;
+        if units as u64 * (input.words() as u64 * 32) > MAX_ELEMENTS as u64 {
+            return Err(ArgumentError::TooLarge { argument: "weights", limit: MAX_ELEMENTS });
+        }
+        check_length("weights", units * input.words(), weights.len())?;
+        Ok(Self { input, output, weights })
+    }
+
+    pub(crate) fn check_contents(&self) -> Result<(), ArgumentError> {
+        check_padding_bits("weights", self.weights, self.input.channels())
+    }
+
+    /// Units.
+    pub fn units(&self) -> usize {
+        self.output.channels()
+    }
+
+    /// Features, K.
+    pub fn features(&self) -> usize {
+        self.input.elements()
+    }
+
+    /// Shape of the output: one pixel, a channel for each unit.
+    pub fn output(&self) -> &Shape {
+        &self.output
+    }
+
+    pub(crate) fn check_input(&self, input: &[u32]) -> Result<(), ArgumentError> {
+        check_length("input", self.input.words(), input.len())
+    }
+
+    /// The accumulator by its definition, one product at a time.
+    pub(crate) fn reference(&self, input: &[u32], unit: usize) -> i32 {
+        let words = self.input.pixel_words();
+        let mut acc = 0;
+        for (pixel, weights) in input.chunks_exact(words).zip(self.filter(unit).chunks_exact(words)) {
+            for channel in 0..self.input.channels() {
+                acc += if bit(pixel, channel) == bit(weights, channel) { 1 } else { -1 };
+            }
+        }
+        acc
+    }
+
+    /// The accumulator from counted bits.
+    #[inline(always)]
+    pub(crate) fn optimized(&self, input: &[u32], unit: usize) -> i32 {
+        let filter = self.filter(unit);
+        let len = filter.len().min(input.len());
+        let differing = popcount(len, |i| filter[i] ^ input[i]);
+        self.features() as i32 - 2 * differing as i32
+    }
+
+    fn filter(&self, unit: usize) -> &'a [u32] {
+        let words = self.input.words();
+        &self.weights[unit * words..(unit + 1) * words]
+    }
+}
+
+/// A fully connected layer with packed output, validated.
+#[derive(Debug, Clone, Copy)]
+pub struct BbFc<'a> {
+    dense: Dense<'a>,
+    rules: Rules<'a>,
+}
+
+impl<'a> BbFc<'a> {
+    /// `rules` has one rule a unit ([`Grid::Channel`](crate::rule::Grid::Channel)).
+    ///
+    /// # Errors
+    /// [`ArgumentError`] naming the argument that does not fit.
+    pub fn new(dense: Dense<'a>, rules: Rules<'a>) -> Result<Self, ArgumentError> {
+        rules.check(dense.output(), dense.output())?;
+        Ok(Self { dense, rules })
+    }
+
+    /// Scans the parameters: unused bits are 0. Lengths were checked by [`new`](Self::new); whoever reads
+    /// parameters from elsewhere (a model file) calls this once, not at every run.
+    ///
+    /// # Errors
+    /// [`ArgumentError::PaddingBits`] naming the argument.
+    pub fn check_contents(&self) -> Result<(), ArgumentError> {
+        self.dense.check_contents()?;
+        self.rules.check_contents()
+    }
+
+    /// Shape of the output: one pixel, a channel for each unit.
+    pub fn output(&self) -> &Shape {
+        self.dense.output()
+    }
+
+    /// The definition, one product at a time. `input` is a packed plane, `output` holds
+    /// `words_for(units)` words.
+    ///
+    /// # Errors
+    /// [`ArgumentError::Length`] naming the slice.
+    pub fn reference(&self, input: &[u32], output: &mut [u32]) -> Result<(), ArgumentError> {
+        self.run(input, output, |unit| self.dense.reference(input, unit))
+    }
+
+    /// Counts differing bits with a carry-save tree.
+    ///
+    /// # Errors
+    /// [`ArgumentError::Length`] naming the slice.
+    pub fn optimized(&self, input: &[u32], output: &mut [u32]) -> Result<(), ArgumentError> {
+        self.run(input, output, |unit| self.dense.optimized(input, unit))
+    }
+
+    #[inline(always)]
+    fn run(
+        &self,
+        input: &[u32],
+        output: &mut [u32],
+        acc: impl Fn(usize) -> i32,
+    ) -> Result<(), ArgumentError> {
+        self.dense.check_input(input)?;
+        check_length("output", words_for(self.dense.units()), output.len())?;
+        output.fill(0);
+        for unit in 0..self.dense.units() {
+            let bit = self.rules.get(self.rules.pixel(0, 0), unit).apply(acc(unit));
+            output[unit / 32] |= u32::from(bit) << (unit % 32);
+        }
+        Ok(())
+    }
+}

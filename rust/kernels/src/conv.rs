@@ -1,0 +1,221 @@
+/*!
+What the convolution families share: the walk over output pixels, rules, the fused max-pool, packing.
+
+A family brings its accumulators. The naive [`reference`] asks for the accumulator of one element at a
+time, by its definition. The optimized [`convolve`] asks an [`Accumulate`] to gather a pixel's window once, and
+then for the channels it still needs.
+*/
+
+use crate::ArgumentError;
+use crate::bits::lane_mask;
+use crate::error::check_length;
+use crate::rule::{Pool, Rules};
+use crate::shape::{Conv2dGeometry, Shape};
+
+/// The validated parts that every convolution has, whatever its accumulator.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConvLayer<'a> {
+    pub(crate) geometry: Conv2dGeometry,
+    pub(crate) rules: Rules<'a>,
+    pub(crate) pool: Option<Pool<'a>>,
+    output: Shape,
+}
+
+impl<'a> ConvLayer<'a> {
+    pub(crate) fn new(
+        geometry: Conv2dGeometry,
+        rules: Rules<'a>,
+        pool: Option<Pool<'a>>,
+    ) -> Result<Self, ArgumentError> {
+        let conv = *geometry.output();
+        let output = match &pool {
+            None => conv,
+            Some(pool) => {
+                let sliding = pool.sliding();
+                Shape::new(sliding.output_height(), sliding.output_width(), conv.channels())?
+            }
+        };
+        rules.check(&conv, &output)?;
+        if let Some(veto) = pool.as_ref().and_then(Pool::veto) {
+            veto.check(&conv, &output)?;
+        }
+        Ok(Self { geometry, rules, pool, output })
+    }
+
+    /// Scans rules and pool for set padding bits.
+    pub(crate) fn check_contents(&self) -> Result<(), ArgumentError> {
+        self.rules.check_contents()?;
+        self.pool.as_ref().map_or(Ok(()), |pool| pool.check_contents(self.output.channels()))
+    }
+
+    /// Shape of the packed output, after the pool where there is one.
+    pub(crate) fn output(&self) -> &Shape {
+        &self.output
+    }
+
+    /// Words that [`convolve`] needs for the veto bits of one output pixel.
+    pub(crate) fn veto_words(&self) -> usize {
+        match self.pool.as_ref().and_then(Pool::veto) {
+            Some(_) => self.output.pixel_words(),
+            None => 0,
+        }
+    }
+}
+
+/// The definition: every output bit on its own, from `acc(y, x, channel)` of the convolution's plane.
+pub(crate) fn reference(
+    layer: &ConvLayer<'_>,
+    acc: impl Fn(usize, usize, usize) -> i32,
+    output: &mut [u32],
+) -> Result<(), ArgumentError> {
+    let (conv, out) = (layer.geometry.output(), layer.output());
+    check_length("output", out.words(), output.len())?;
+    output.fill(0);
+    for y in 0..out.height() {
+        for x in 0..out.width() {
+            let pixel = y * out.width() + x;
+            for channel in 0..out.channels() {
+                let bit = match &layer.pool {
+                    None => {
+                        layer.rules.get(layer.rules.pixel(pixel, pixel), channel).apply(acc(y, x, channel))
+                    }
+                    Some(pool) => {
+                        let (mut any, mut vetoed) = (false, false);
+                        for tap_y in 0..pool.sliding().window().kernel[0] {
+                            for tap_x in 0..pool.sliding().window().kernel[1] {
+                                let at = (
+                                    pool.sliding().input_at(0, y, tap_y),
+                                    pool.sliding().input_at(1, x, tap_x),
+                                );
+                                let (Some(conv_y), Some(conv_x)) = at else { continue };
+                                let value = acc(conv_y, conv_x, channel);
+                                let conv_pixel = conv_y * conv.width() + conv_x;
+                                let at = layer.rules.pixel(conv_pixel, pixel);
+                                any |= layer.rules.get(at, channel).apply(value);
+                                if let Some(veto) = pool.veto() {
+                                    let at = veto.pixel(conv_pixel, pixel);
+                                    vetoed |= veto.get(at, channel).apply(value);
+                                }
+                            }
+                        }
+                        let invert = (pool.invert(channel / 32) >> (channel % 32)) & 1 == 1;
+                        (any && !vetoed) != invert
+                    }
+                };
+                output[pixel * out.pixel_words() + channel / 32] |= u32::from(bit) << (channel % 32);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The accumulators of one family, a pixel at a time.
+pub(crate) trait Accumulate {
+    /// Gathers the window of pixel (y, x) of the convolution's plane.
+    fn seek(&mut self, y: usize, x: usize);
+
+    /// The accumulator of output channel `channel` at that pixel.
+    fn accumulator(&self, channel: usize) -> i32;
+}
+
+/// Convolution, rules and pool, a word of output channels at a time.
+///
+/// A pooled bit that is already decided is not computed again: an OR that has seen a 1, or a veto, is final.
+/// That makes the cost depend on the data, never the result.
+#[inline(always)]
+pub(crate) fn convolve<A: Accumulate>(
+    layer: &ConvLayer<'_>,
+    accumulate: &mut A,
+    output: &mut [u32],
+    veto_bits: &mut [u32],
+) -> Result<(), ArgumentError> {
+    let (conv, out) = (*layer.geometry.output(), *layer.output());
+    check_length("output", out.words(), output.len())?;
+    let words = out.pixel_words();
+    for (pixel, bits) in output.chunks_exact_mut(words).enumerate() {
+        let (y, x) = (pixel / out.width(), pixel % out.width());
+        let Some(pool) = &layer.pool else {
+            accumulate.seek(y, x);
+            let at = layer.rules.pixel(pixel, pixel);
+            for (word, bits) in bits.iter_mut().enumerate() {
+                *bits = lanes(accumulate, &layer.rules, at, word, lane_mask(out.channels(), word));
+            }
+            continue;
+        };
+        bits.fill(0);
+        veto_bits.fill(0);
+        let [stride_y, stride_x] = pool.sliding().window().strides;
+        let [dilation_y, dilation_x] = pool.sliding().window().dilation;
+        let padding = pool.sliding().window().padding;
+        let (first_y, end_y) = pool.sliding().taps_inside(0, y);
+        let (first_x, end_x) = pool.sliding().taps_inside(1, x);
+        for tap_y in first_y..end_y {
+            for tap_x in first_x..end_x {
+                let conv_y = y * stride_y + tap_y * dilation_y - padding[0];
+                let conv_x = x * stride_x + tap_x * dilation_x - padding[1];
+                let conv_pixel = conv_y * conv.width() + conv_x;
+                accumulate.seek(conv_y, conv_x);
+                let at = layer.rules.pixel(conv_pixel, pixel);
+                for (word, bits) in bits.iter_mut().enumerate() {
+                    let all = lane_mask(out.channels(), word);
+                    match pool.veto() {
+                        None => *bits |= lanes(accumulate, &layer.rules, at, word, all & !*bits),
+                        Some(veto) => {
+                            let pending = all & !veto_bits[word];
+                            let veto_at = veto.pixel(conv_pixel, pixel);
+                            let (rule, stop) =
+                                lane_pairs(accumulate, &layer.rules, at, veto, veto_at, word, pending);
+                            *bits |= rule;
+                            veto_bits[word] |= stop;
+                        }
+                    }
+                }
+            }
+        }
+        for (word, bits) in bits.iter_mut().enumerate() {
+            let vetoed = if pool.veto().is_some() { veto_bits[word] } else { 0 };
+            *bits = (*bits & !vetoed) ^ pool.invert(word);
+        }
+    }
+    Ok(())
+}
+
+/// The bits of the lanes of `pending` in output word `word`.
+#[inline(always)]
+fn lanes<A: Accumulate>(accumulate: &A, rules: &Rules<'_>, at: usize, word: usize, pending: u32) -> u32 {
+    let (lo, hi) = rules.intervals(at);
+    let mut bits = rules.flips(at)[word] & pending;
+    let mut rest = pending;
+    while rest != 0 {
+        let lane = rest.trailing_zeros();
+        rest &= rest - 1;
+        let channel = word * 32 + lane as usize;
+        let acc = accumulate.accumulator(channel);
+        bits ^= u32::from(lo[channel] <= acc && acc <= hi[channel]) << lane;
+    }
+    bits
+}
+
+/// As [`lanes`], for a rule and a veto on the same accumulators.
+#[inline(always)]
+fn lane_pairs<A: Accumulate>(
+    accumulate: &A,
+    rules: &Rules<'_>,
+    at: usize,
+    veto: &Rules<'_>,
+    veto_at: usize,
+    word: usize,
+    pending: u32,
+) -> (u32, u32) {
+    let mut pair = (0, 0);
+    let mut rest = pending;
+    while rest != 0 {
+        let lane = rest.trailing_zeros();
+        rest &= rest - 1;
+        let channel = word * 32 + lane as usize;
+        let acc = accumulate.accumulator(channel);
+        pair.0 |= u32::from(rules.get(at, channel).apply(acc)) << lane;
+        pair.1 |= u32::from(veto.get(veto_at, channel).apply(acc)) << lane;
+    }
+    pair
+}

@@ -1,0 +1,261 @@
+//! Every variant of every operator against its naive reference, over random shapes and parameters.
+//!
+//! One macro, [`variants_agree!`], runs all ways to compute an operator on one case and compares their
+//! outputs bit for bit; a case also fails where an output has a padding bit set.
+
+use cbin_nn_kernels::bbconv2d::{BbConv2d, Padding};
+use cbin_nn_kernels::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::bbqfc::{BbqFc, Output, Requantization};
+use cbin_nn_kernels::bits::{check_padding_bits, lane_mask, words_for};
+use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
+use cbin_nn_kernels::rule::{Grid, Pool, Rules};
+use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Window};
+use proptest::prelude::*;
+use proptest::test_runner::TestRng;
+
+/// Runs each closure on a dirty output of `$words` words; all must succeed and agree.
+macro_rules! variants_agree {
+    ($words:expr, $channels:expr, $($name:literal => $run:expr),+ $(,)?) => {{
+        let outputs = [$({
+            let mut output = vec![0xDEAD_BEEFu32; $words];
+            #[allow(clippy::redundant_closure_call)]
+            ($run)(&mut output).map_err(|e| TestCaseError::fail(format!("{}: {e}", $name)))?;
+            check_padding_bits("output", &output, $channels)
+                .map_err(|e| TestCaseError::fail(format!("{}: {e}", $name)))?;
+            ($name, output)
+        }),+];
+        for (name, output) in &outputs[1..] {
+            prop_assert_eq!(output, &outputs[0].1, "{} differs from {}", name, outputs[0].0);
+        }
+    }};
+}
+
+/// The channel counts that find mistakes: below, at and above a word.
+fn channels() -> impl Strategy<Value = usize> {
+    prop::sample::select(vec![1, 3, 8, 16, 24, 31, 32, 33, 40, 64, 65])
+}
+
+fn window(largest: usize) -> impl Strategy<Value = Window> {
+    let pair = move |range: std::ops::RangeInclusive<usize>| [range.clone(), range];
+    (pair(1..=largest), pair(1..=3), pair(1..=2), [0..4usize, 0..4, 0..4, 0..4])
+        .prop_map(|(kernel, strides, dilation, padding)| Window { kernel, strides, dilation, padding })
+}
+
+/// Packed random pixels with clean padding bits.
+fn packed(rng: &mut TestRng, pixels: usize, channels: usize) -> Vec<u32> {
+    (0..pixels * words_for(channels))
+        .map(|i| rng.next_u32() & lane_mask(channels, i % words_for(channels)))
+        .collect()
+}
+
+/// Owned rules: intervals about `spread` wide around zero, of every kind, in `pixels` rule pixels.
+struct OwnedRules {
+    grid: Grid,
+    channels: usize,
+    lo: Vec<i32>,
+    hi: Vec<i32>,
+    flip: Vec<u32>,
+}
+
+impl OwnedRules {
+    fn random(rng: &mut TestRng, grid: Grid, pixels: usize, channels: usize, spread: u32) -> Self {
+        let (mut lo, mut hi) = (Vec::new(), Vec::new());
+        for _ in 0..pixels * channels {
+            let mut near = || (rng.next_u32() % (2 * spread + 1)) as i32 - spread as i32;
+            let (a, b) = (near(), near());
+            let interval = match rng.next_u32() % 5 {
+                0 => (a, i32::MAX),
+                1 => (i32::MIN, a),
+                2 => (1, 0),
+                _ => (a.min(b), a.max(b)),
+            };
+            lo.push(interval.0);
+            hi.push(interval.1);
+        }
+        Self { grid, channels, lo, hi, flip: packed(rng, pixels, channels) }
+    }
+
+    fn view(&self) -> Rules<'_> {
+        Rules::new(self.grid, self.channels, &self.lo, &self.hi, &self.flip).unwrap()
+    }
+}
+
+/// A random rule set, and a random fused pool or none, for a convolution's geometry.
+struct OwnedTail {
+    rules: OwnedRules,
+    pool: Option<(Window, Option<OwnedRules>, Option<Vec<u32>>)>,
+}
+
+impl OwnedTail {
+    fn random(
+        rng: &mut TestRng,
+        geometry: &Conv2dGeometry,
+        pool: Option<Window>,
+        spread: u32,
+    ) -> Option<Self> {
+        let conv = geometry.output();
+        let output = match pool {
+            None => *conv,
+            Some(window) => {
+                let sliding = *Pool::new(conv, window, None, None).ok()?.sliding();
+                Shape::new(sliding.output_height(), sliding.output_width(), conv.channels()).unwrap()
+            }
+        };
+        let mut rules = |rng: &mut TestRng| {
+            let (grid, pixels) = match rng.next_u32() % 4 {
+                0 => (Grid::Conv, conv.pixels()),
+                1 => (Grid::Output, output.pixels()),
+                _ => (Grid::Channel, 1),
+            };
+            OwnedRules::random(rng, grid, pixels, conv.channels(), spread)
+        };
+        let first = rules(rng);
+        let pool = pool.map(|window| {
+            let veto = (rng.next_u32() % 2 == 0).then(|| rules(rng));
+            let invert = (rng.next_u32() % 2 == 0).then(|| packed(rng, 1, conv.channels()));
+            (window, veto, invert)
+        });
+        Some(Self { rules: first, pool })
+    }
+
+    fn pool(&self, conv: &Shape) -> Option<Pool<'_>> {
+        self.pool.as_ref().map(|(window, veto, invert)| {
+            Pool::new(conv, *window, veto.as_ref().map(OwnedRules::view), invert.as_deref()).unwrap()
+        })
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 1500 }))]
+
+    #[test]
+    fn bbconv2d(
+        (height, width) in (1..9usize, 1..9usize),
+        (input, output) in (channels(), channels()),
+        window in window(5),
+        pool in prop::option::of(window(3)),
+        one_padding: bool,
+        mut rng in any::<u64>().prop_perturb(|_, rng| rng),
+    ) {
+        let shape = Shape::new(height, width, input).unwrap();
+        let Ok(geometry) = Conv2dGeometry::new(shape, window, output) else { return Ok(()) };
+        let spread = geometry.products().isqrt() as u32 * 2;
+        let Some(tail) = OwnedTail::random(&mut rng, &geometry, pool, spread) else { return Ok(()) };
+        let padding = if one_padding { Padding::One } else { Padding::Zero };
+        let weights = packed(&mut rng, output * window.taps(), input);
+        let pool = tail.pool(geometry.output());
+        let operator = BbConv2d::new(geometry, padding, &weights, tail.rules.view(), pool).unwrap();
+        operator.check_contents().unwrap();
+        let image = packed(&mut rng, shape.pixels(), input);
+        let mut scratch = vec![0xA5A5_A5A5; operator.scratch_words()];
+        variants_agree!(operator.output().words(), output,
+            "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
+            "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut scratch),
+        );
+    }
+
+    #[test]
+    fn qbconv2d(
+        (height, width) in (1..9usize, 1..9usize),
+        (input, output) in (prop::sample::select(vec![1usize, 2, 3, 4, 5, 8, 33]), channels()),
+        window in window(5),
+        pool in prop::option::of(window(3)),
+        (mul, add) in prop_oneof![Just((1, 0)), Just((2, -255)), (1..50i32, -9000..9000i32)],
+        mut rng in any::<u64>().prop_perturb(|_, rng| rng),
+    ) {
+        let shape = Shape::new(height, width, input).unwrap();
+        let Ok(geometry) = Conv2dGeometry::new(shape, window, output) else { return Ok(()) };
+        let spread = geometry.products().isqrt() as u32 * (255 * mul as u32 + add.unsigned_abs());
+        let Some(tail) = OwnedTail::random(&mut rng, &geometry, pool, spread) else { return Ok(()) };
+        let weights = packed(&mut rng, output * window.taps(), input);
+        let mut masks = vec![0; output * Weights::byte_mask_words(&geometry)];
+        to_byte_mask(&geometry, &weights, &mut masks).unwrap();
+        let build = |weights| {
+            let pool = tail.pool(geometry.output());
+            QbConv2d::new(geometry, Affine { mul, add }, weights, tail.rules.view(), pool).unwrap()
+        };
+        let (canonical, masked) = (build(Weights::Packed(&weights)), build(Weights::ByteMask(&masks)));
+        canonical.check_contents().unwrap();
+        masked.check_contents().unwrap();
+        let image: Vec<u8> = (0..shape.elements()).map(|_| rng.next_u32() as u8).collect();
+        let mut bytes = vec![[0xA5; 4]; masked.window_words()];
+        let mut scratch = vec![0xA5A5_A5A5; masked.scratch_words()];
+        let (mut bytes2, mut scratch2) = (bytes.clone(), scratch.clone());
+        variants_agree!(masked.output().words(), output,
+            "reference" => |out: &mut Vec<u32>| canonical.reference(&image, out),
+            "reference, byte masks" => |out: &mut Vec<u32>| masked.reference(&image, out),
+            "packed" => |out: &mut Vec<u32>| canonical.optimized(&image, out, &mut bytes2, &mut scratch2),
+            "byte masks" => |out: &mut Vec<u32>| masked.optimized(&image, out, &mut bytes, &mut scratch),
+        );
+    }
+
+    #[test]
+    fn bmaxpool2d(
+        (height, width) in (1..9usize, 1..9usize),
+        channels in channels(),
+        window in window(4),
+        some_and: bool,
+        mut rng in any::<u64>().prop_perturb(|_, rng| rng),
+    ) {
+        let shape = Shape::new(height, width, channels).unwrap();
+        let use_and = some_and.then(|| packed(&mut rng, 1, channels));
+        let Ok(operator) = BMaxPool2d::new(shape, window, use_and.as_deref()) else { return Ok(()) };
+        operator.check_contents().unwrap();
+        let image = packed(&mut rng, shape.pixels(), channels);
+        variants_agree!(operator.output().words(), channels,
+            "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
+            "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out),
+        );
+    }
+
+    #[test]
+    fn bbfc(
+        (height, width, channels, units) in (1..5usize, 1..5usize, channels(), channels()),
+        mut rng in any::<u64>().prop_perturb(|_, rng| rng),
+    ) {
+        let shape = Shape::new(height, width, channels).unwrap();
+        let weights = packed(&mut rng, units * shape.pixels(), channels);
+        let dense = Dense::new(shape, units, &weights).unwrap();
+        let rules = OwnedRules::random(&mut rng, Grid::Channel, 1, units, dense.features().isqrt() as u32);
+        let operator = BbFc::new(dense, rules.view()).unwrap();
+        operator.check_contents().unwrap();
+        let image = packed(&mut rng, shape.pixels(), channels);
+        variants_agree!(words_for(units), units,
+            "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
+            "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out),
+        );
+    }
+
+    #[test]
+    fn bbqfc(
+        (height, width, channels, units) in (1..5usize, 1..5usize, channels(), 1..12usize),
+        (shift, has_knee) in (0..40u32, any::<bool>()),
+        mut rng in any::<u64>().prop_perturb(|_, rng| rng),
+    ) {
+        let shape = Shape::new(height, width, channels).unwrap();
+        let weights = packed(&mut rng, units * shape.pixels(), channels);
+        let dense = Dense::new(shape, units, &weights).unwrap();
+        let mut values = |n| (0..n).map(|_| i64::from(rng.next_u32() as i32) >> (31 - shift.min(31))).collect::<Vec<_>>();
+        let rows = if has_knee { 2 * units } else { units };
+        let (mul, add) = (values(rows), values(rows));
+        let knee: Vec<i32> = (0..if has_knee { units } else { 0 }).map(|_| rng.next_u32() as i8 as i32).collect();
+        let requantization = Requantization::new(&mul, &add, &knee, shift).unwrap();
+        let operator = BbqFc::new(dense, requantization).unwrap();
+        operator.check_contents().unwrap();
+        let image = packed(&mut rng, shape.pixels(), channels);
+        fn both<T: Output + Default + PartialEq + std::fmt::Debug>(
+            operator: &BbqFc<'_>,
+            image: &[u32],
+        ) -> Result<(), TestCaseError> {
+            let mut outputs = [vec![T::default(); operator.units()], vec![T::default(); operator.units()]];
+            operator.reference(image, &mut outputs[0]).unwrap();
+            operator.optimized(image, &mut outputs[1]).unwrap();
+            prop_assert_eq!(&outputs[0], &outputs[1]);
+            Ok(())
+        }
+        both::<i8>(&operator, &image)?;
+        both::<i16>(&operator, &image)?;
+        both::<i32>(&operator, &image)?;
+    }
+}
