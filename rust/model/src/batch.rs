@@ -1,0 +1,75 @@
+//! Models that own their bytes, and many images on all cores.
+
+use alloc::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::aligned::AlignedBytes;
+use crate::{FormatError, Model, NoObserver, RunError};
+
+/// A checked model with its bytes. Cheap to clone; shared between threads.
+#[derive(Debug, Clone)]
+pub struct OwnedModel {
+    bytes: Arc<AlignedBytes>,
+}
+
+impl OwnedModel {
+    /// Copies and checks `bytes`.
+    ///
+    /// # Errors
+    /// [`FormatError`], as [`Model::new_checked`].
+    pub fn new(bytes: &[u8]) -> Result<Self, FormatError> {
+        let bytes = AlignedBytes::copy_of(bytes);
+        Model::new_checked(&bytes)?;
+        Ok(Self { bytes: Arc::new(bytes) })
+    }
+
+    /// The view over the bytes.
+    pub fn view(&self) -> Model<'_> {
+        Model::new_unchecked(&self.bytes)
+    }
+
+    /// The file's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Runs a batch: `images` holds n inputs one after the other, `outputs` takes n outputs. Images are spread over
+    /// `threads` threads (0: one a core); each thread has one arena.
+    ///
+    /// # Errors
+    /// [`RunError`] naming the argument.
+    pub fn run_batch(&self, images: &[u8], outputs: &mut [u8], threads: usize) -> Result<(), RunError> {
+        let model = self.view();
+        let (input, output) = (model.input_bytes(), model.output_bytes());
+        let count = images.len() / input;
+        for (argument, expected, got) in
+            [("input", count * input, images.len()), ("output", count * output, outputs.len())]
+        {
+            if expected != got {
+                return Err(RunError::Length { argument, expected, got });
+            }
+        }
+        let mut run = || {
+            images.par_chunks_exact(input).zip(outputs.par_chunks_exact_mut(output)).try_for_each_init(
+                || alloc::vec![0u32; model.arena_bytes() / 4],
+                |arena, (image, output)| model.run(image, output, arena, &mut NoObserver),
+            )
+        };
+        match threads {
+            0 => run(),
+            1 => {
+                let mut arena = alloc::vec![0u32; model.arena_bytes() / 4];
+                images
+                    .chunks_exact(input)
+                    .zip(outputs.chunks_exact_mut(output))
+                    .try_for_each(|(image, output)| model.run(image, output, &mut arena, &mut NoObserver))
+            }
+            // A pool that can't be built (no threads to be had) is no reason to fail: run on the global one.
+            _ => match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
+                Ok(pool) => pool.install(&mut run),
+                Err(_) => run(),
+            },
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! The checked view over a model's bytes.
+
+use core::ops::Range;
+
+use crate::FormatError;
+use crate::format::{
+    ALIGNMENT, CRC, CRC_FROM, DType, FLAG_FLOAT_OUTPUT, Header, Kind, Layout, MAGIC, MAX_ARENA,
+    MAX_OPERATORS, MAX_TENSORS, OperatorRecord, Place, Span, TensorRecord, VERSION, align, storage_bytes,
+};
+use crate::operator::Operator;
+use cbin_nn_kernels::shape::Shape;
+
+/// A model: a checked view over the bytes of a `.cbn` file.
+///
+/// The constructor checks everything that a run relies on; after it no accessor panics.
+#[derive(Debug, Clone, Copy)]
+pub struct Model<'a> {
+    header: &'a Header,
+    operators: &'a [OperatorRecord],
+    tensors: &'a [TensorRecord],
+    strings: &'a str,
+    data: &'a [u8],
+}
+
+/// One tensor of a model.
+#[derive(Debug, Clone, Copy)]
+pub struct Tensor<'a> {
+    /// Name from the source model.
+    pub name: &'a str,
+    /// Element type.
+    pub dtype: DType,
+    /// Where its elements are.
+    pub place: Place,
+    /// How they are stored.
+    pub layout: Layout,
+    /// `[1, H, W, C]` of an activation, `[O, H, W, I]` of weights.
+    pub shape: [u32; 4],
+    /// Byte offset in its [`Place`].
+    pub offset: usize,
+    /// Bytes of storage.
+    pub bytes: usize,
+    /// One step of an integer tensor in the source network's units.
+    pub scale: f64,
+}
+
+impl Tensor<'_> {
+    /// Height, width and channels.
+    ///
+    /// # Errors
+    /// As [`Shape::new`].
+    pub fn image_shape(&self) -> Result<Shape, cbin_nn_kernels::ArgumentError> {
+        let [_, height, width, channels] = self.shape.map(|d| d as usize);
+        Shape::new(height, width, channels)
+    }
+
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.bytes
+    }
+}
+
+impl<'a> Model<'a> {
+    /// Checks `bytes`, the whole of a `.cbn` file at a 16-byte boundary, as hostile input.
+    ///
+    /// # Errors
+    /// [`FormatError`], naming the field.
+    pub fn new_checked(bytes: &'a [u8]) -> Result<Self, FormatError> {
+        let model = Self::split(bytes)?;
+        let header = model.header;
+        let got = CRC.checksum(&bytes[CRC_FROM..]);
+        if got != header.checksum {
+            return Err(FormatError::Checksum { expected: header.checksum, got });
+        }
+        model.check_header(bytes)?;
+        model.check_tensors()?;
+        for index in 0..model.operators.len() {
+            model.check_operator(index)?;
+        }
+        Ok(model)
+    }
+
+    /// The view without its checks, for bytes that [`new_checked`](Self::new_checked) has accepted before.
+    /// Other bytes may make accessors panic; nothing worse, since this crate has no `unsafe`.
+    #[cfg(feature = "std")]
+    pub(crate) fn new_unchecked(bytes: &'a [u8]) -> Self {
+        Self::split(bytes).expect("the bytes were checked before")
+    }
+
+    /// Cuts the bytes into their sections. Only lengths are checked.
+    fn split(bytes: &'a [u8]) -> Result<Self, FormatError> {
+        if !(bytes.as_ptr() as usize).is_multiple_of(ALIGNMENT) {
+            return Err(FormatError::Misaligned);
+        }
+        let (head, rest) =
+            bytes.split_at_checked(size_of::<Header>()).ok_or(FormatError::TooShort { got: bytes.len() })?;
+        let header: &Header = bytemuck::from_bytes(head);
+        if header.magic != MAGIC {
+            return Err(FormatError::Magic);
+        }
+        if header.version != VERSION {
+            return Err(FormatError::Version { got: header.version });
+        }
+        let bounded = |field, value: u32, limit: usize| match value as usize {
+            value if value <= limit => Ok(value),
+            _ => Err(FormatError::Header { field }),
+        };
+        let operators = bounded("operators", header.operators, MAX_OPERATORS)?;
+        let tensors = bounded("tensors", header.tensors, MAX_TENSORS)?;
+        let sections = [
+            (operators * size_of::<OperatorRecord>()) as u64,
+            (tensors * size_of::<TensorRecord>()) as u64,
+            align(header.string_bytes.into()),
+            header.data_bytes.into(),
+        ];
+        let total = sections.iter().sum::<u64>() + size_of::<Header>() as u64;
+        if total != bytes.len() as u64 || u64::from(header.file_bytes) != total {
+            let header = if u64::from(header.file_bytes) == bytes.len() as u64 {
+                total
+            } else {
+                header.file_bytes.into()
+            };
+            return Err(FormatError::Length { header, got: bytes.len() as u64 });
+        }
+        // The sum is the length of the slice, so every part fits `usize` and every cut succeeds.
+        let (operators, rest) = rest.split_at(sections[0] as usize);
+        let (tensors, rest) = rest.split_at(sections[1] as usize);
+        let (strings, data) = rest.split_at(sections[2] as usize);
+        let strings = core::str::from_utf8(&strings[..header.string_bytes as usize])
+            .map_err(|_| FormatError::Header { field: "strings" })?;
+        Ok(Self {
+            header,
+            operators: bytemuck::cast_slice(operators),
+            tensors: bytemuck::cast_slice(tensors),
+            strings,
+            data,
+        })
+    }
+
+    fn check_header(&self, bytes: &[u8]) -> Result<(), FormatError> {
+        let header = self.header;
+        let field = |field| Err(FormatError::Header { field });
+        if header.operators == 0 {
+            return field("operators");
+        }
+        if header.tensors <= header.operators {
+            return field("tensors");
+        }
+        if !(header.data_bytes as usize).is_multiple_of(ALIGNMENT) {
+            return field("data_bytes");
+        }
+        if header.arena_bytes as usize > MAX_ARENA || !header.arena_bytes.is_multiple_of(4) {
+            return field("arena_bytes");
+        }
+        if header.flags & !FLAG_FLOAT_OUTPUT != 0 {
+            return field("flags");
+        }
+        if header.reserved != [0; 4] {
+            return field("reserved");
+        }
+        if self.text(header.name).is_none() {
+            return field("name");
+        }
+        let strings_end = bytes.len() - self.data.len();
+        let padding =
+            strings_end - (align(header.string_bytes.into()) as usize - header.string_bytes as usize);
+        if bytes[padding..strings_end].iter().any(|&b| b != 0) {
+            return field("strings padding");
+        }
+        Ok(())
+    }
+
+    fn check_tensors(&self) -> Result<(), FormatError> {
+        let activations = self.operators.len() + 1;
+        let mut data_end = 0usize;
+        for (index, record) in self.tensors.iter().enumerate() {
+            let field = |field| FormatError::Tensor { index, field };
+            let dtype = DType::from_code(record.dtype).ok_or(field("dtype"))?;
+            let place = Place::from_code(record.place).ok_or(field("place"))?;
+            let layout = Layout::from_code(record.layout).ok_or(field("layout"))?;
+            let bytes = storage_bytes(dtype, layout, record.shape).ok_or(field("shape"))?;
+            if record.reserved != 0 || record.reserved2 != [0; 2] {
+                return Err(field("reserved"));
+            }
+            if !(record.scale.is_finite() && record.scale > 0.0) {
+                return Err(field("scale"));
+            }
+            if self.text(record.name).is_none() {
+                return Err(field("name"));
+            }
+            let expected = match index {
+                0 => Place::Input,
+                _ if index + 1 == activations => Place::Output,
+                _ if index < activations => Place::Arena,
+                _ => Place::Data,
+            };
+            if place != expected {
+                return Err(field("place"));
+            }
+            let offset = record.offset as usize;
+            match place {
+                Place::Input | Place::Output => {
+                    if offset != 0 {
+                        return Err(field("offset"));
+                    }
+                }
+                Place::Arena => {
+                    let end = offset as u64 + (bytes as u64).next_multiple_of(4);
+                    if !offset.is_multiple_of(4) || end > self.header.arena_bytes.into() {
+                        return Err(field("offset"));
+                    }
+                }
+                Place::Data => {
+                    // Tensors tile the data section in order, with zeros up to the next boundary.
+                    let end = align(offset as u64 + bytes as u64);
+                    if offset != data_end || end > self.data.len() as u64 {
+                        return Err(field("offset"));
+                    }
+                    data_end = end as usize;
+                    if self.data[offset + bytes..data_end].iter().any(|&b| b != 0) {
+                        return Err(field("padding"));
+                    }
+                }
+            }
+            if index < activations {
+                if record.shape[0] != 1 || layout != Layout::Canonical {
+                    return Err(field("shape"));
+                }
+                self.tensor(index).image_shape().map_err(|_| field("shape"))?;
+            }
+        }
+        if data_end != self.data.len() {
+            return Err(FormatError::Header { field: "data_bytes" });
+        }
+        match self.tensor(0).dtype {
+            DType::U8 | DType::Bits => Ok(()),
+            _ => Err(FormatError::Tensor { index: 0, field: "dtype" }),
+        }
+    }
+
+    fn check_operator(&self, index: usize) -> Result<(), FormatError> {
+        let operator = Operator::from_record(self, index)?;
+        operator.check_contents().map_err(|error| FormatError::Argument { index, error })?;
+        let output = self.tensor(index + 1);
+        let shape = operator.output();
+        let expected = [1, shape.height() as u32, shape.width() as u32, shape.channels() as u32];
+        if output.shape != expected {
+            return Err(FormatError::Tensor { index: index + 1, field: "shape" });
+        }
+        if !operator.writes(output.dtype) {
+            return Err(FormatError::Tensor { index: index + 1, field: "dtype" });
+        }
+        let record = &self.operators[index];
+        let scratch =
+            record.scratch_offset as u64..record.scratch_offset as u64 + u64::from(record.scratch_bytes);
+        if record.scratch_bytes == 0 && record.scratch_offset != 0
+            || !record.scratch_offset.is_multiple_of(4)
+            || !record.scratch_bytes.is_multiple_of(4)
+            || scratch.end > self.header.arena_bytes.into()
+        {
+            return Err(FormatError::Operator { index, field: "scratch_offset" });
+        }
+        if (record.scratch_bytes as usize) < operator.scratch_bytes() {
+            return Err(FormatError::Operator { index, field: "scratch_bytes" });
+        }
+        if self.text(record.name).is_none() {
+            return Err(FormatError::Operator { index, field: "name" });
+        }
+        // What this operator writes must not touch what it or a later operator still reads.
+        let scratch = scratch.start as usize..scratch.end as usize;
+        let written = if output.place == Place::Arena { output.range() } else { 0..0 };
+        if overlap(&scratch, &written) {
+            return Err(FormatError::Overlap { index });
+        }
+        for reader in &self.operators[index..] {
+            for &input in &reader.inputs {
+                let input = input as usize;
+                if input == 0 || input > index {
+                    continue;
+                }
+                let live = self.tensor(input);
+                let live = if live.place == Place::Arena { live.range() } else { 0..0 };
+                if overlap(&live, &written) || overlap(&live, &scratch) {
+                    return Err(FormatError::Overlap { index });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn text(&self, span: Span) -> Option<&'a str> {
+        let start = span.offset as usize;
+        self.strings.get(start..start.checked_add(span.bytes as usize)?)
+    }
+
+    /// The model's name.
+    pub fn name(&self) -> &'a str {
+        self.text(self.header.name).unwrap_or("")
+    }
+
+    /// Number of operators.
+    pub fn operator_count(&self) -> usize {
+        self.operators.len()
+    }
+
+    /// Name of the source layer of operator `index`; empty for an index that does not exist.
+    pub fn operator_name(&self, index: usize) -> &'a str {
+        self.operators.get(index).and_then(|record| self.text(record.name)).unwrap_or("")
+    }
+
+    pub(crate) fn record(&self, index: usize) -> &'a OperatorRecord {
+        &self.operators[index]
+    }
+
+    /// Operator `index`, ready to run.
+    ///
+    /// # Errors
+    /// [`FormatError`]; of a checked model only for an index that does not exist.
+    pub fn operator(&self, index: usize) -> Result<Operator<'a>, FormatError> {
+        if index >= self.operators.len() {
+            return Err(FormatError::Operator { index, field: "index" });
+        }
+        Operator::from_record(self, index)
+    }
+
+    /// The activation tensors that operator `index` reads.
+    pub fn operator_inputs(&self, index: usize) -> impl Iterator<Item = usize> + 'a {
+        let inputs = self.operators.get(index).map_or([u32::MAX; 2], |record| record.inputs);
+        let count = self.tensors.len();
+        inputs.into_iter().map(|t| t as usize).filter(move |&t| t < count)
+    }
+
+    /// Number of tensors: the input, one output an operator, then constants.
+    pub fn tensor_count(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Tensor `index`: 0 is the model's input, i + 1 the output of operator i, the rest are constants.
+    ///
+    /// # Panics
+    /// Where `index` is not below [`tensor_count`](Self::tensor_count).
+    pub fn tensor(&self, index: usize) -> Tensor<'a> {
+        let record = &self.tensors[index];
+        let dtype = DType::from_code(record.dtype).unwrap_or(DType::Bits);
+        let layout = Layout::from_code(record.layout).unwrap_or(Layout::Canonical);
+        Tensor {
+            name: self.text(record.name).unwrap_or(""),
+            dtype,
+            place: Place::from_code(record.place).unwrap_or(Place::Data),
+            layout,
+            shape: record.shape,
+            offset: record.offset as usize,
+            bytes: storage_bytes(dtype, layout, record.shape).unwrap_or(0),
+            scale: record.scale,
+        }
+    }
+
+    /// The model's input tensor.
+    pub fn input(&self) -> Tensor<'a> {
+        self.tensor(0)
+    }
+
+    /// The model's output tensor.
+    pub fn output(&self) -> Tensor<'a> {
+        self.tensor(self.operators.len())
+    }
+
+    /// Whether the host multiplies the output by its scale, to float32.
+    pub fn float_output(&self) -> bool {
+        self.header.flags & FLAG_FLOAT_OUTPUT != 0
+    }
+
+    /// Bytes of one input image.
+    pub fn input_bytes(&self) -> usize {
+        self.input().bytes
+    }
+
+    /// Bytes of one image's output.
+    pub fn output_bytes(&self) -> usize {
+        self.output().bytes
+    }
+
+    /// Bytes of arena that a run needs, scratch included; a multiple of 4.
+    pub fn arena_bytes(&self) -> usize {
+        self.header.arena_bytes as usize
+    }
+
+    /// Length of the file.
+    pub fn file_bytes(&self) -> usize {
+        self.header.file_bytes as usize
+    }
+
+    /// Bytes of the constants that operator `index` refers to.
+    pub fn constant_bytes(&self, index: usize) -> usize {
+        let constants = self.operators.get(index).map_or(&[][..], |record| &record.constants[..]);
+        constants
+            .iter()
+            .filter(|&&t| (t as usize) < self.tensors.len())
+            .map(|&t| self.tensor(t as usize).bytes)
+            .sum()
+    }
+
+    /// Kind of operator `index`, where the record names a known one.
+    pub fn operator_kind(&self, index: usize) -> Option<Kind> {
+        self.operators.get(index).and_then(|record| Kind::from_code(record.kind))
+    }
+
+    /// The stored bytes of a constant; `None` for a tensor that is not in the data section.
+    pub fn data_bytes(&self, tensor: &Tensor<'_>) -> Option<&'a [u8]> {
+        if tensor.place != Place::Data {
+            return None;
+        }
+        self.data.get(tensor.range())
+    }
+}
+
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    !a.is_empty() && !b.is_empty() && a.start < b.end && b.start < a.end
+}
