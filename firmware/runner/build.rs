@@ -1,0 +1,11 @@
+//! Puts `runner.x` where the boards' linker finds it.
+
+use std::{env, fs, path::PathBuf};
+
+fn main() {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("Cargo sets OUT_DIR"));
+    fs::write(out.join("runner.x"), include_bytes!("runner.x")).expect("OUT_DIR is writable");
+    println!("cargo::rustc-link-search={}", out.display());
+    println!("cargo::rerun-if-changed=runner.x");
+    println!("cargo::rerun-if-changed=build.rs");
+}

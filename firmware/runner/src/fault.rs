@@ -1,0 +1,37 @@
+//! The two ways to die: each tells the host where, then halts.
+
+use core::panic::PanicInfo;
+
+use cbin_nn_protocol::{Response, file_tail};
+use cortex_m::{asm, interrupt};
+use cortex_m_rt::{ExceptionFrame, exception};
+
+use crate::transport::send_last;
+
+/// Halts: asleep, with interrupts off.
+fn halt() -> ! {
+    loop {
+        asm::wfi();
+    }
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    interrupt::disable();
+    // The location alone: the message would pull the formatting machinery into the image.
+    let (file, line) = match info.location() {
+        Some(location) => (file_tail(location.file()), location.line()),
+        None => ("", 0),
+    };
+    send_last(&Response::Panic { line, file });
+    halt()
+}
+
+// SAFETY: does not return, and touches nothing that the interrupted code may have left half done
+// but the up channel, whose ring is consistent between any two instructions of its owner.
+#[exception]
+unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
+    interrupt::disable();
+    send_last(&Response::Fault { pc: frame.pc() });
+    halt()
+}
