@@ -5,7 +5,7 @@ Weights are `[output channels][kernel height][kernel width][words]`, packed as a
 */
 
 use crate::ArgumentError;
-use crate::arch::portable::popcount;
+use crate::arch::portable::{differing, differing_inside};
 use crate::bits::{bit, check_padding_bits, lane_mask};
 use crate::conv::{self, Accumulate, ConvLayer};
 use crate::error::check_length;
@@ -201,12 +201,9 @@ impl Accumulate for Gathered<'_> {
     fn accumulator(&self, channel: usize) -> i32 {
         let len = self.window.len();
         let filter = &self.weights[channel * len..(channel + 1) * len];
-        let window = &self.window[..len];
-        let differing = if self.border {
-            let inside = &self.inside[..len];
-            popcount(len, |i| (filter[i] ^ window[i]) & inside[i])
-        } else {
-            popcount(len, |i| filter[i] ^ window[i])
+        let differing = match self.border {
+            true => differing_inside(filter, self.window, self.inside),
+            false => differing(filter, self.window),
         };
         self.products - 2 * differing as i32
     }

@@ -6,7 +6,7 @@ gaps: `[units][words of the input]`. K counts true features. Unpacked, the order
 */
 
 use crate::ArgumentError;
-use crate::arch::portable::popcount;
+use crate::arch::portable::differing;
 use crate::bits::{bit, check_padding_bits, words_for};
 use crate::error::check_length;
 use crate::rule::Rules;
@@ -72,10 +72,7 @@ impl<'a> Dense<'a> {
     /// The accumulator from counted bits.
     #[inline(always)]
     pub(crate) fn optimized(&self, input: &[u32], unit: usize) -> i32 {
-        let filter = self.filter(unit);
-        let len = filter.len().min(input.len());
-        let differing = popcount(len, |i| filter[i] ^ input[i]);
-        self.features() as i32 - 2 * differing as i32
+        self.features() as i32 - 2 * differing(self.filter(unit), input) as i32
     }
 
     fn filter(&self, unit: usize) -> &'a [u32] {

@@ -102,7 +102,7 @@ impl OwnedTail {
                 Shape::new(sliding.output_height(), sliding.output_width(), conv.channels()).unwrap()
             }
         };
-        let mut rules = |rng: &mut TestRng| {
+        let rules = |rng: &mut TestRng| {
             let (grid, pixels) = match rng.next_u32() % 4 {
                 0 => (Grid::Conv, conv.pixels()),
                 1 => (Grid::Output, output.pixels()),
@@ -112,8 +112,8 @@ impl OwnedTail {
         };
         let first = rules(rng);
         let pool = pool.map(|window| {
-            let veto = (rng.next_u32() % 2 == 0).then(|| rules(rng));
-            let invert = (rng.next_u32() % 2 == 0).then(|| packed(rng, 1, conv.channels()));
+            let veto = rng.next_u32().is_multiple_of(2).then(|| rules(rng));
+            let invert = rng.next_u32().is_multiple_of(2).then(|| packed(rng, 1, conv.channels()));
             (window, veto, invert)
         });
         Some(Self { rules: first, pool })

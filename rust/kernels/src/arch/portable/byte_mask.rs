@@ -13,19 +13,24 @@ const EVEN: u32 = 0x00FF_00FF;
 /// Sum over all bytes of `bytes[i] & mask[i]`. `masks` holds the mask bytes, first byte lowest.
 ///
 /// The slices have equal lengths in bytes; the caller pads both to whole words.
-#[inline]
 pub(crate) fn byte_mask_dot(bytes: &[[u8; 4]], masks: &[u32]) -> u32 {
-    let mut total = 0;
-    for (bytes, masks) in bytes.chunks(BLOCK).zip(masks.chunks(BLOCK)) {
-        let (mut even, mut odd) = (0u32, 0u32);
-        for (word, mask) in bytes.iter().zip(masks) {
-            let kept = u32::from_le_bytes(*word) & mask;
-            even += kept & EVEN;
-            odd += (kept >> 8) & EVEN;
-        }
-        total += (even & 0xFFFF) + (even >> 16) + (odd & 0xFFFF) + (odd >> 16);
+    // Nearly every window is one block; the loop over blocks would cost it a fifth of its instructions.
+    if bytes.len() <= BLOCK {
+        return block_dot(bytes, masks);
     }
-    total
+    bytes.chunks(BLOCK).zip(masks.chunks(BLOCK)).map(|(bytes, masks)| block_dot(bytes, masks)).sum()
+}
+
+/// At most [`BLOCK`] words. Not inlined: the loop wants all the registers there are.
+#[inline(never)]
+fn block_dot(bytes: &[[u8; 4]], masks: &[u32]) -> u32 {
+    let (mut even, mut odd) = (0u32, 0u32);
+    for (word, mask) in bytes.iter().zip(masks) {
+        let kept = u32::from_le_bytes(*word) & mask;
+        even += kept & EVEN;
+        odd += (kept >> 8) & EVEN;
+    }
+    (even & 0xFFFF) + (even >> 16) + (odd & 0xFFFF) + (odd >> 16)
 }
 
 /// Sum of all bytes.

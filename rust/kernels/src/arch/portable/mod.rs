@@ -4,4 +4,4 @@ mod byte_mask;
 mod popcount;
 
 pub(crate) use byte_mask::{byte_mask_dot, byte_sum};
-pub(crate) use popcount::popcount;
+pub(crate) use popcount::{differing, differing_inside};

@@ -14,9 +14,27 @@ fn carry_save(a: u32, b: u32, c: u32) -> (u32, u32) {
     (half ^ c, (a & b) | (half & c))
 }
 
+/// Bits that differ between `a` and `b`, slices of one length.
+///
+/// Not inlined, like its sibling: the adder tree wants all the registers there are.
+#[inline(never)]
+pub(crate) fn differing(a: &[u32], b: &[u32]) -> u32 {
+    let len = a.len().min(b.len());
+    let (a, b) = (&a[..len], &b[..len]);
+    popcount(len, |i| a[i] ^ b[i])
+}
+
+/// Bits of `mask` that differ between `a` and `b`, slices of one length.
+#[inline(never)]
+pub(crate) fn differing_inside(a: &[u32], b: &[u32], mask: &[u32]) -> u32 {
+    let len = a.len().min(b.len()).min(mask.len());
+    let (a, b, mask) = (&a[..len], &b[..len], &mask[..len]);
+    popcount(len, |i| (a[i] ^ b[i]) & mask[i])
+}
+
 /// Set bits of `word(0), ..., word(len - 1)`. `word` is called once for each index, in order.
 #[inline(always)]
-pub(crate) fn popcount(len: usize, word: impl Fn(usize) -> u32) -> u32 {
+fn popcount(len: usize, word: impl Fn(usize) -> u32) -> u32 {
     let mut at = 0;
     let mut total = 0;
     if len >= 8 {
@@ -44,14 +62,19 @@ pub(crate) fn popcount(len: usize, word: impl Fn(usize) -> u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
     use proptest::prelude::*;
+    use std::vec;
 
     proptest! {
         #[test]
         fn agrees_with_count_ones(words in proptest::collection::vec(any::<u32>(), 0..70)) {
             let expected: u32 = words.iter().map(|w| w.count_ones()).sum();
             prop_assert_eq!(popcount(words.len(), |i| words[i]), expected);
+            let zeros = vec![0; words.len()];
+            prop_assert_eq!(differing(&words, &zeros), expected);
+            prop_assert_eq!(differing_inside(&zeros, &words, &words), expected);
         }
     }
 }

@@ -1,0 +1,114 @@
+//! The walk against a walk of references: every operator's output, through the `Observer`.
+
+mod common;
+
+use cbin_nn_model::aligned::AlignedBytes;
+use cbin_nn_model::batch::OwnedModel;
+use cbin_nn_model::format::{DType, Layout};
+use cbin_nn_model::operator::Operator;
+use cbin_nn_model::{Model, NoObserver, Observer};
+use common::{Random, small_model};
+
+/// Runs each operator's reference on the output of the one before it, and compares.
+struct Against<'a> {
+    model: Model<'a>,
+    previous: Vec<u8>,
+    seen: usize,
+}
+
+impl Observer for Against<'_> {
+    fn before(&mut self, index: usize) {
+        assert_eq!(index, self.seen);
+    }
+
+    fn after(&mut self, index: usize, output: &[u8]) {
+        let input = AlignedBytes::copy_of(&self.previous);
+        let words: &[u32] = if index == 0 { &[] } else { bytemuck::cast_slice(&input) };
+        let mut expected = vec![0u32; output.len().div_ceil(4)];
+        match self.model.operator(index).unwrap() {
+            Operator::QbConv2d(operator, _) => operator.reference(&input, &mut expected).unwrap(),
+            Operator::BbConv2d(operator, _) => operator.reference(words, &mut expected).unwrap(),
+            Operator::BMaxPool2d(operator) => operator.reference(words, &mut expected).unwrap(),
+            Operator::BbFc(operator, _) => operator.reference(words, &mut expected).unwrap(),
+            Operator::BbqFc(operator, ..) => {
+                let bytes = bytemuck::cast_slice_mut::<u32, u8>(&mut expected);
+                let bytes = &mut bytes[..output.len()];
+                match self.model.output().dtype {
+                    DType::I8 => operator.reference::<i8>(words, bytemuck::cast_slice_mut(bytes)).unwrap(),
+                    DType::I16 => operator.reference::<i16>(words, bytemuck::cast_slice_mut(bytes)).unwrap(),
+                    _ => operator.reference::<i32>(words, bytemuck::cast_slice_mut(bytes)).unwrap(),
+                }
+            }
+            other => panic!("no reference for {other:?}"),
+        }
+        assert_eq!(output, &bytemuck::cast_slice::<u32, u8>(&expected)[..output.len()], "operator {index}");
+        self.previous = output.to_vec();
+        self.seen += 1;
+    }
+}
+
+#[test]
+fn every_operator_of_a_run_equals_its_reference() {
+    for (seed, dtype) in [(1, DType::I8), (2, DType::I16), (3, DType::I32)] {
+        for layout in [Layout::ByteMask, Layout::Canonical] {
+            let bytes = AlignedBytes::copy_of(&small_model(seed, layout, dtype));
+            let model = Model::new_checked(&bytes).unwrap();
+            let mut random = Random(seed);
+            for _ in 0..if cfg!(miri) { 1 } else { 20 } {
+                let image: Vec<u8> = (0..model.input_bytes()).map(|_| random.next() as u8).collect();
+                let mut output = vec![0u32; model.output_bytes().div_ceil(4)];
+                let output = &mut bytemuck::cast_slice_mut::<u32, u8>(&mut output)[..model.output_bytes()];
+                // What the arena held before must not matter.
+                let mut arena: Vec<u32> = (0..model.arena_bytes() / 4).map(|_| random.next()).collect();
+                let mut against = Against { model, previous: image.clone(), seen: 0 };
+                model.run(&image, output, &mut arena, &mut against).unwrap();
+                assert_eq!(against.seen, model.operator_count());
+                assert_eq!(against.previous, output);
+            }
+        }
+    }
+}
+
+#[test]
+fn both_weight_layouts_give_the_same_bytes() {
+    let run = |layout| {
+        let model = OwnedModel::new(&small_model(7, layout, DType::I16)).unwrap();
+        let images: Vec<u8> = (0..50 * model.view().input_bytes()).map(|i| ((i * 7919) >> 3) as u8).collect();
+        let mut outputs = vec![0u16; 50 * 10];
+        model.run_batch(&images, bytemuck::cast_slice_mut(&mut outputs), 0).unwrap();
+        outputs
+    };
+    assert_eq!(run(Layout::ByteMask), run(Layout::Canonical));
+}
+
+#[test]
+fn a_batch_equals_its_images_one_by_one_on_any_number_of_threads() {
+    let model = OwnedModel::new(&small_model(5, Layout::ByteMask, DType::I32)).unwrap();
+    let (input, output) = (model.view().input_bytes(), model.view().output_bytes());
+    let images: Vec<u8> = (0..33 * input).map(|i| (i * 31 + i / 7) as u8).collect();
+    let mut expected = vec![0u32; 33 * output / 4];
+    let mut arena = vec![0; model.view().arena_bytes() / 4];
+    for (image, output) in
+        images.chunks(input).zip(bytemuck::cast_slice_mut::<u32, u8>(&mut expected).chunks_mut(output))
+    {
+        model.view().run(image, output, &mut arena, &mut NoObserver).unwrap();
+    }
+    for threads in 0..4 {
+        let mut outputs = vec![0u32; expected.len()];
+        model.run_batch(&images, bytemuck::cast_slice_mut(&mut outputs), threads).unwrap();
+        assert_eq!(outputs, expected, "{threads} threads");
+    }
+    let mut none: [u32; 0] = [];
+    model.run_batch(&[], bytemuck::cast_slice_mut(&mut none), 0).unwrap();
+    assert!(model.run_batch(&images[1..], bytemuck::cast_slice_mut(&mut expected), 0).is_err());
+}
+
+#[test]
+fn the_arena_is_smaller_than_the_sum_of_its_tensors() {
+    let bytes = AlignedBytes::copy_of(&small_model(1, Layout::ByteMask, DType::I32));
+    let model = Model::new_checked(&bytes).unwrap();
+    let tensors: usize = (1..model.operator_count()).map(|t| model.tensor(t).bytes).sum();
+    let scratch: usize =
+        (0..model.operator_count()).map(|i| model.operator(i).unwrap().scratch_bytes()).sum();
+    assert!(model.arena_bytes() < tensors + scratch);
+}

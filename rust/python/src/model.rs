@@ -1,0 +1,220 @@
+//! `Model`: load, describe, run.
+
+use cbin_nn_model::batch::OwnedModel;
+use cbin_nn_model::format::DType;
+use cbin_nn_model::{Observer, Tensor};
+use numpy::{Element, IntoPyArray, PyReadonlyArrayDyn, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::errors;
+
+/// A checked `.cbn` model.
+#[pyclass(frozen, module = "cbin_nn._native")]
+pub(crate) struct Model {
+    pub(crate) inner: OwnedModel,
+}
+
+/// What one operator is and takes, for summaries. All sizes are in bytes.
+#[pyclass(frozen, get_all, module = "cbin_nn._native")]
+pub(crate) struct OperatorInfo {
+    name: String,
+    kind: &'static str,
+    inputs: Vec<String>,
+    output: String,
+    output_shape: (u32, u32, u32),
+    output_dtype: &'static str,
+    output_bytes: usize,
+    scratch_bytes: usize,
+    constant_bytes: usize,
+    macs: u64,
+    fused_pool: bool,
+}
+
+/// Height, width, channels.
+fn hwc(tensor: &Tensor<'_>) -> (u32, u32, u32) {
+    let [_, height, width, channels] = tensor.shape;
+    (height, width, channels)
+}
+
+#[pymethods]
+impl Model {
+    /// Copies and checks the bytes of a `.cbn` file.
+    #[staticmethod]
+    fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
+        let inner = py.detach(|| OwnedModel::new(data)).map_err(errors::model_file)?;
+        Ok(Self { inner })
+    }
+
+    fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.inner.as_bytes())
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        self.inner.view().name()
+    }
+
+    #[getter]
+    fn input_shape(&self) -> (u32, u32, u32) {
+        hwc(&self.inner.view().input())
+    }
+
+    #[getter]
+    fn input_dtype(&self) -> &'static str {
+        self.inner.view().input().dtype.name()
+    }
+
+    #[getter]
+    fn output_shape(&self) -> (u32, u32, u32) {
+        hwc(&self.inner.view().output())
+    }
+
+    #[getter]
+    fn output_dtype(&self) -> &'static str {
+        self.inner.view().output().dtype.name()
+    }
+
+    #[getter]
+    fn output_scale(&self) -> f64 {
+        self.inner.view().output().scale
+    }
+
+    #[getter]
+    fn float_output(&self) -> bool {
+        self.inner.view().float_output()
+    }
+
+    #[getter]
+    fn arena_bytes(&self) -> usize {
+        self.inner.view().arena_bytes()
+    }
+
+    #[getter]
+    fn input_bytes(&self) -> usize {
+        self.inner.view().input_bytes()
+    }
+
+    #[getter]
+    fn output_bytes(&self) -> usize {
+        self.inner.view().output_bytes()
+    }
+
+    #[getter]
+    fn file_bytes(&self) -> usize {
+        self.inner.view().file_bytes()
+    }
+
+    /// One `OperatorInfo` an operator, in execution order.
+    fn operators(&self) -> PyResult<Vec<OperatorInfo>> {
+        let model = self.inner.view();
+        (0..model.operator_count())
+            .map(|index| {
+                let operator = model.operator(index).map_err(errors::model_file)?;
+                let output = model.tensor(index + 1);
+                Ok(OperatorInfo {
+                    name: model.operator_name(index).to_owned(),
+                    kind: operator.kind().name(),
+                    inputs: model.operator_inputs(index).map(|t| model.tensor(t).name.to_owned()).collect(),
+                    output: output.name.to_owned(),
+                    output_shape: hwc(&output),
+                    output_dtype: output.dtype.name(),
+                    output_bytes: output.bytes,
+                    scratch_bytes: operator.scratch_bytes(),
+                    constant_bytes: model.constant_bytes(index),
+                    macs: operator.macs(),
+                    fused_pool: operator.has_fused_pool(),
+                })
+            })
+            .collect()
+    }
+
+    /// Runs a batch `[N, H, W, C]` of u8 images on `threads` threads (0: one a core).
+    /// Returns integers `[N, units]`, or packed words `[N, H, W, words]` for a packed output.
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        images: PyReadonlyArrayDyn<'py, u8>,
+        threads: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let model = self.inner.view();
+        let (height, width, channels) = hwc(&model.input());
+        let expected = [height, width, channels].map(|d| d as usize);
+        if images.shape().len() != 4 || images.shape()[1..] != expected {
+            return Err(errors::argument(
+                "bad-shape",
+                format!(
+                    "`images` has shape {:?}, expected [N, {height}, {width}, {channels}]",
+                    images.shape()
+                ),
+            ));
+        }
+        if model.input().dtype != DType::U8 {
+            return Err(errors::argument(
+                "bad-dtype",
+                "this model takes packed bits, not u8 images".to_owned(),
+            ));
+        }
+        let count = images.shape()[0];
+        match model.output().dtype {
+            DType::I8 => self.run_as::<i8>(py, images, count, threads),
+            DType::I16 => self.run_as::<i16>(py, images, count, threads),
+            DType::I32 => self.run_as::<i32>(py, images, count, threads),
+            _ => self.run_as::<u32>(py, images, count, threads),
+        }
+    }
+
+    /// Runs one image `[H, W, C]` and returns the stored bytes of every operator's output, in order.
+    fn run_taps<'py>(
+        &self,
+        py: Python<'py>,
+        image: PyReadonlyArrayDyn<'py, u8>,
+    ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        struct Taps(Vec<Vec<u8>>);
+        impl Observer for Taps {
+            fn after(&mut self, _index: usize, output: &[u8]) {
+                self.0.push(output.to_vec());
+            }
+        }
+        let image = image.as_array();
+        let image = image.as_standard_layout();
+        let image = image.as_slice().unwrap_or(&[]);
+        let model = self.inner.view();
+        let taps = py.detach(|| {
+            let mut taps = Taps(Vec::new());
+            // Words, so that the output is aligned to any element type.
+            let mut output = vec![0u32; model.output_bytes().div_ceil(4)];
+            let output = &mut bytemuck::cast_slice_mut(&mut output)[..model.output_bytes()];
+            let mut arena = vec![0u32; model.arena_bytes() / 4];
+            model.run(image, output, &mut arena, &mut taps).map(|()| taps)
+        });
+        Ok(taps.map_err(errors::run)?.0.iter().map(|bytes| PyBytes::new(py, bytes)).collect())
+    }
+}
+
+impl Model {
+    fn run_as<'py, T: Element + bytemuck::Pod>(
+        &self,
+        py: Python<'py>,
+        images: PyReadonlyArrayDyn<'py, u8>,
+        count: usize,
+        threads: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let model = self.inner.view();
+        let elements = model.output_bytes() / size_of::<T>();
+        let images = images.as_array();
+        let images = images.as_standard_layout();
+        let images = images.as_slice().unwrap_or(&[]);
+        let mut outputs = vec![T::zeroed(); count * elements];
+        py.detach(|| self.inner.run_batch(images, bytemuck::cast_slice_mut(&mut outputs), threads))
+            .map_err(errors::run)?;
+        let (height, width, _) = hwc(&model.output());
+        let shape = match model.output().dtype {
+            DType::Bits => vec![count, height as usize, width as usize, elements / (height * width) as usize],
+            _ => vec![count, elements],
+        };
+        let outputs = ndarray::ArrayD::from_shape_vec(shape, outputs)
+            .map_err(|e| errors::argument("internal-error", e.to_string()))?;
+        Ok(outputs.into_pyarray(py).into_any())
+    }
+}
