@@ -7,7 +7,7 @@ use cbin_nn_model::aligned::AlignedBytes;
 use cbin_nn_model::format::{DType, Header, Layout, OperatorRecord, TensorRecord};
 use cbin_nn_model::writer::seal;
 use cbin_nn_model::{FormatError, Model, NoObserver, Observer};
-use common::{Random, small_model};
+use common::{Random, mutated, originals, small_model};
 
 /// Opens, and runs what opens where that is cheap. `Some(accepted)`; panics and overruns fail the test by themselves.
 fn open_and_run(bytes: &[u8]) -> Result<(), FormatError> {
@@ -58,37 +58,12 @@ fn every_flipped_bit_is_an_error() {
 /// Mutations behind a correct checksum, so that they reach the checks of the fields.
 #[test]
 fn fifty_thousand_sealed_mutations_never_panic() {
-    let layouts = [Layout::ByteMask, Layout::Canonical];
-    let originals: Vec<_> = (0..4)
-        .map(|i| {
-            small_model(i + 1, layouts[i as usize % 2], [DType::I8, DType::I16, DType::I32][i as usize % 3])
-        })
-        .collect();
+    let originals = originals();
     let mut random = Random(0xB17);
     let mut slugs = std::collections::BTreeMap::new();
     let cases = if cfg!(miri) { 100 } else { 50_000 };
     for case in 0..cases {
-        let mut bytes = originals[case % originals.len()].clone();
-        let records = size_of::<Header>() + 5 * size_of::<OperatorRecord>() + 30 * size_of::<TensorRecord>();
-        for _ in 0..1 + random.below(3) {
-            // Mostly in the header and the records, where every field decides something.
-            let range = if random.below(4) == 0 { bytes.len() } else { records };
-            let at = random.below(range) & !3;
-            let old = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-            let new = match random.below(6) {
-                0 => random.next(),
-                1 => old ^ (1 << random.below(32)),
-                2 => old.wrapping_add(1),
-                3 => old.wrapping_sub(1),
-                4 => [0, 1, 4, 16, 0xFF, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, u32::MAX][random.below(9)],
-                _ => u32::from_le_bytes(bytes[random.below(records / 4) * 4..][..4].try_into().unwrap()),
-            };
-            bytes[at..at + 4].copy_from_slice(&new.to_le_bytes());
-        }
-        if random.below(50) == 0 {
-            bytes.truncate(random.below(bytes.len()).max(size_of::<Header>()));
-        }
-        seal(&mut bytes);
+        let bytes = mutated(&mut random, &originals[case % originals.len()]);
         let outcome = open_and_run(&bytes).map_or_else(|error| error.slug(), |()| "accepted");
         *slugs.entry(outcome).or_insert(0usize) += 1;
     }

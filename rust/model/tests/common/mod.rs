@@ -1,12 +1,13 @@
-//! A small model with every operator, and the pieces to make others.
+//! A small model with every operator, and ways to damage it.
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use cbin_nn_kernels::bbconv2d::Padding;
 use cbin_nn_kernels::bits::{lane_mask, words_for};
 use cbin_nn_kernels::qbconv2d::Affine;
 use cbin_nn_kernels::rule::Grid;
 use cbin_nn_kernels::shape::{Shape, Window};
-use cbin_nn_model::format::{DType, Layout};
-use cbin_nn_model::writer::{Builder, OperatorSpec, PoolSpec, RulesSpec};
+use cbin_nn_model::format::{DType, Header, Layout, OperatorRecord, TensorRecord};
+use cbin_nn_model::writer::{Builder, OperatorSpec, PoolSpec, RulesSpec, seal};
 
 /// A generator of its own (xorshift64*), so that models are the same wherever and whenever they are made.
 /// S. Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled", 2016.
@@ -102,4 +103,42 @@ pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
     };
     builder.operator("logits", d, "e", last).unwrap();
     builder.finish(false).unwrap()
+}
+
+/// Models to damage: both layouts, every output type.
+pub fn originals() -> Vec<Vec<u8>> {
+    let kinds = [
+        (Layout::ByteMask, DType::I8),
+        (Layout::Canonical, DType::I16),
+        (Layout::ByteMask, DType::I32),
+        (Layout::Canonical, DType::I8),
+    ];
+    kinds.iter().zip(1..).map(|(&(layout, dtype), seed)| small_model(seed, layout, dtype)).collect()
+}
+
+/// One to three changed words, now and then a truncation, behind a correct checksum so that the damage reaches the
+/// checks of the fields.
+pub fn mutated(random: &mut Random, original: &[u8]) -> Vec<u8> {
+    let mut bytes = original.to_vec();
+    let records = size_of::<Header>() + 5 * size_of::<OperatorRecord>() + 30 * size_of::<TensorRecord>();
+    for _ in 0..1 + random.below(3) {
+        // Mostly in the header and the records, where every field decides something.
+        let range = if random.below(4) == 0 { bytes.len() } else { records };
+        let at = random.below(range) & !3;
+        let old = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        let new = match random.below(6) {
+            0 => random.next(),
+            1 => old ^ (1 << random.below(32)),
+            2 => old.wrapping_add(1),
+            3 => old.wrapping_sub(1),
+            4 => [0, 1, 4, 16, 0xFF, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, u32::MAX][random.below(9)],
+            _ => u32::from_le_bytes(bytes[random.below(records / 4) * 4..][..4].try_into().unwrap()),
+        };
+        bytes[at..at + 4].copy_from_slice(&new.to_le_bytes());
+    }
+    if random.below(50) == 0 {
+        bytes.truncate(random.below(bytes.len()).max(size_of::<Header>()));
+    }
+    seal(&mut bytes);
+    bytes
 }

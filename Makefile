@@ -1,0 +1,123 @@
+# Every target does its own set-up. `make help` lists them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FRAMEWORKS := .venv-frameworks
+BOARD := qemu-mps2-an500
+TARGET := thumbv7em-none-eabihf
+RUNNER := python/cbin_nn/runners/$(BOARD).elf
+NATIVE := python/cbin_nn/_native.abi3.so
+MODEL_CRATES := cbin-nn-kernels cbin-nn-model cbin-nn-protocol
+
+export CARGO_TERM_COLOR ?= never
+export UV_LINK_MODE ?= copy
+
+rust_sources = $(shell find rust Cargo.toml Cargo.lock -name '*.rs' -o -name '*.toml' -o -name '*.lock')
+firmware_sources = $(shell find firmware rust/kernels rust/model rust/protocol -path '*/target' -prune -o \
+	\( -name '*.rs' -o -name '*.toml' -o -name '*.lock' -o -name '*.x' \) -print)
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+# ------------------------------------------------------------------------------------------------
+# Set-up
+
+$(VENV)/.done: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python scripts/requirements.py dev | $(BIN)/uv pip install --quiet --python $(BIN)/python -r -
+	touch $@
+
+$(NATIVE): $(VENV)/.done $(rust_sources) README.md
+	VIRTUAL_ENV=$(VENV) $(BIN)/maturin develop --release --uv --quiet
+	touch $@
+
+.PHONY: develop
+develop: $(NATIVE) ## Build the extension into .venv
+	@$(BIN)/cbin-nn --version
+
+$(RUNNER): $(firmware_sources)
+	scripts/rust-target.sh $(TARGET)
+	cd firmware/boards/$(BOARD) && cargo build --release --locked
+	mkdir -p $(dir $@)
+	cp firmware/boards/$(BOARD)/target/$(TARGET)/release/runner $@
+
+.PHONY: firmware
+firmware: $(RUNNER) ## Build the runner image of every board
+
+.PHONY: emulator
+emulator:
+	@scripts/emulator.sh
+
+.PHONY: wheel
+wheel: $(VENV)/.done $(RUNNER) ## Build a wheel with the runner images inside, in dist/
+	VIRTUAL_ENV=$(VENV) $(BIN)/maturin build --release --out dist
+
+# ------------------------------------------------------------------------------------------------
+# The main job
+
+.PHONY: demo
+demo: $(NATIVE) ## Convert, run on the host and on the emulated board, compare, print the figures
+	@scripts/rust-target.sh $(TARGET) && $(MAKE) --no-print-directory $(RUNNER) || echo "demo: no runner image; the host part goes on"
+	@scripts/emulator.sh || true
+	@scripts/cifar10.sh $(BIN)/python build/cifar10
+	$(BIN)/python examples/demo.py --data build/cifar10
+
+.PHONY: bench
+bench: $(NATIVE) $(RUNNER) emulator ## Instructions by layer of the demo model on the emulated board
+	$(BIN)/cbin-nn bench tests/fixtures/smallcifar.h5 --board $(BOARD) --count 20
+
+# ------------------------------------------------------------------------------------------------
+# Checks
+
+.PHONY: lint
+lint: $(NATIVE) ## Formatting, clippy, ruff, types, dependency direction
+	cargo fmt --all --check
+	cd firmware && cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/ruff format --check python tests examples scripts
+	$(BIN)/ruff check python tests examples scripts
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest cbin_nn._native
+	$(BIN)/python scripts/check_dependencies.py
+
+.PHONY: test-rust
+test-rust: $(RUNNER) emulator ## Rust tests, the emulated board's included
+	CBIN_NN_RUNNERS=$(abspath $(dir $(RUNNER))) cargo test --workspace --features cbin-nn-model/std --quiet
+
+.PHONY: test-python
+test-python: $(NATIVE) $(RUNNER) emulator ## Python tests that need no deep-learning framework
+	@scripts/cifar10.sh $(BIN)/python build/cifar10
+	$(BIN)/python -m pytest -q --ignore tests/frameworks
+
+.PHONY: test
+test: lint test-rust test-python ## Every test that needs no deep-learning framework
+
+$(FRAMEWORKS)/.done: pyproject.toml $(VENV)/.done
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(FRAMEWORKS)
+	$(BIN)/python scripts/requirements.py frameworks | \
+		$(BIN)/uv pip install --quiet --python $(FRAMEWORKS)/bin/python -r -
+	touch $@
+
+.PHONY: test-frameworks
+test-frameworks: $(FRAMEWORKS)/.done $(NATIVE) ## Tests against real Larq on real TensorFlow
+	PYTHONPATH=python $(FRAMEWORKS)/bin/python -m pytest -q tests/frameworks
+
+.PHONY: fixtures
+fixtures: $(NATIVE) ## Remake the test fixtures that need no framework
+	$(BIN)/python tests/make_fixture.py
+
+.PHONY: miri
+miri: ## Run the kernels' and the model's tests under Miri (nightly)
+	cargo +nightly miri test -p cbin-nn-kernels -p cbin-nn-model --features cbin-nn-model/std
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	rm -rf target firmware/target firmware/boards/*/target $(VENV) $(FRAMEWORKS) build dist $(NATIVE) $(RUNNER)

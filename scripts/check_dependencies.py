@@ -1,0 +1,72 @@
+"""Check that the arrows between the crates, and between the modules, run one way only.
+
+The allowed arrows are those of the drawing in docs/design.md; anything else fails with the file to mend.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+#: crate -> the crates of this project that it may use.
+CRATES = {
+    "cbin-nn-kernels": set(),
+    "cbin-nn-model": {"cbin-nn-kernels"},
+    "cbin-nn-protocol": set(),
+    "cbin-nn-deploy": {"cbin-nn-model", "cbin-nn-protocol"},
+    "cbin-nn-python": {"cbin-nn-kernels", "cbin-nn-model", "cbin-nn-deploy"},
+    "cbin-nn-runner": {"cbin-nn-model", "cbin-nn-protocol"},
+    "cbin-nn-qemu-mps2-an500": {"cbin-nn-runner"},
+}
+#: Crates that may have no dependency at all, development aside.
+WITHOUT_DEPENDENCIES = {"cbin-nn-kernels"}
+#: Importing `cbin_nn` may load these modules at import time, and no other third-party package.
+IMPORTED_AT_TOP = {"numpy"}
+#: Modules outside the light import: they may import their own library at the top.
+OWN_LIBRARY = {"cli.py": {"click"}}
+
+
+def crate_errors(manifest: Path) -> list[str]:
+    """Forbidden arrows between the crates of one workspace."""
+    command = ["cargo", "metadata", "--format-version=1", "--no-deps", "--manifest-path", str(manifest)]
+    metadata = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    errors = []
+    for package in metadata["packages"]:
+        name = package["name"]
+        used = {d["name"] for d in package["dependencies"] if d["kind"] != "dev"}
+        if name not in CRATES:
+            errors.append(f"{name}: a new crate; say in {__file__} what it may use")
+            continue
+        ours = {u for u in used if u.startswith("cbin-nn")}
+        errors += [f"{name} must not depend on {u}" for u in sorted(ours - CRATES[name])]
+        if name in WITHOUT_DEPENDENCIES:
+            errors += [f"{name} must have no dependencies, but has {u}" for u in sorted(used)]
+    return errors
+
+
+def import_errors(package: Path) -> list[str]:
+    """Third-party imports at the top of a module, where only NumPy may be."""
+    errors = []
+    for path in sorted(package.rglob("*.py")):
+        allowed = IMPORTED_AT_TOP | OWN_LIBRARY.get(path.name, set()) | set(sys.stdlib_module_names)
+        tree = ast.parse(path.read_text())
+        for node in tree.body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            top = {name.split(".")[0] for name in names}
+            errors += [f"{path}:{node.lineno}: import {n} inside the function that needs it" for n in sorted(top - allowed)]
+    return errors
+
+
+if __name__ == "__main__":
+    found = crate_errors(Path("Cargo.toml")) + crate_errors(Path("firmware/Cargo.toml"))
+    found += import_errors(Path("python/cbin_nn"))
+    for error in found:
+        print(error, file=sys.stderr)
+    sys.exit(1 if found else 0)
