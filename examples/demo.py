@@ -14,9 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 import cbin_nn
+import numpy as np
 from cbin_nn.data import CLASSES, cifar10
 from cbin_nn.errors import BoardError, DataError
 from cbin_nn.images import draw_images
@@ -39,7 +38,7 @@ def pictures(folder: Path | None) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def main() -> int:
-    """Run the demo. Returns 1 where host and board differ, or where CI (CBIN_NN_REQUIRE_ALL=1) finds no board."""
+    """Run the demo; 1 where host and board differ, or where CI (CBIN_NN_REQUIRE_ALL=1) finds no board."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10")
     images, labels = pictures(parser.parse_args().data)

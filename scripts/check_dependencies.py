@@ -60,7 +60,10 @@ def import_errors(package: Path) -> list[str]:
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or ""]
             top = {name.split(".")[0] for name in names}
-            errors += [f"{path}:{node.lineno}: import {n} inside the function that needs it" for n in sorted(top - allowed)]
+            errors += [
+                f"{path}:{node.lineno}: import {n} inside the function that needs it"
+                for n in sorted(top - allowed)
+            ]
     return errors
 
 

@@ -1,4 +1,4 @@
-"""Print what to install for an extra of pyproject.toml, the package itself left out: requirements.py EXTRA."""
+"""Print what to install for an extra of pyproject.toml, the package left out: requirements.py EXTRA."""
 
 import re
 import sys

@@ -17,7 +17,10 @@ true channels times the taps inside the image. `docs/bits.md` works an example b
 | module | operator | input | weights | output |
 |---|---|---|---|---|
 | [`qbconv2d`] | [`QbConv2d`](qbconv2d::QbConv2d) | u8 | 1 bit | packed |
+| [`qqconv2d`] | [`QqConv2d`](qqconv2d::QqConv2d) | u8 | i8 | packed |
 | [`bbconv2d`] | [`BbConv2d`](bbconv2d::BbConv2d) | packed | 1 bit | packed |
+| [`bbpointwiseconv2d`] | [`BbPointwiseConv2d`](bbpointwiseconv2d::BbPointwiseConv2d) | packed | 1 bit | packed |
+| [`bbdepthwiseconv2d`] | [`BbDepthwiseConv2d`](bbdepthwiseconv2d::BbDepthwiseConv2d) | packed | 1 bit | packed |
 | [`bmaxpool2d`] | [`BMaxPool2d`](bmaxpool2d::BMaxPool2d) | packed | - | packed |
 | [`bbfc`] | [`BbFc`](bbfc::BbFc) | packed | 1 bit | packed |
 | [`bbqfc`] | [`BbqFc`](bbqfc::BbqFc) | packed | 1 bit | i8, i16 or i32 |
@@ -34,13 +37,17 @@ converted, and into the fixed-point [requantization](bbqfc::Requantization) of t
 
 mod arch;
 pub mod bbconv2d;
+pub mod bbdepthwiseconv2d;
 pub mod bbfc;
+pub mod bbpointwiseconv2d;
 pub mod bbqfc;
 pub mod bits;
 pub mod bmaxpool2d;
+mod bytes;
 mod conv;
 mod error;
 pub mod qbconv2d;
+pub mod qqconv2d;
 pub mod rule;
 pub mod shape;
 

@@ -1,36 +1,19 @@
 /*!
 Convolution of 8-bit activations with 1-bit weights, to packed activations: the first layer of a BNN.
 
-An input byte q means the integer `mul * q + add`, so that images normalised as `x / 127.5 - 1` are exact
-as `2 q - 255`; the scale that is left (1/255 here) belongs to the rules. Taps outside the image contribute
-0, the zero of the *meaning* and not of the byte:
-
-```text
-acc = sum over taps inside of w * (mul * q + add)
-    = mul * (2 S - T) + add * (2 N - M)
-```
-
-with S the sum of the bytes whose weight is +1, T the sum of all bytes, N the number of weights +1 and M
-that of all weights, each over the taps inside. S costs one pass per output channel; T one per pixel; the
-second term changes only with the border class of the pixel, and only exists where `add` is not 0.
+With S the sum of the bytes whose weight is +1 and T the sum of all bytes of a window, the sum of w * q is
+`2 S - T`: S costs one pass per output channel, T one per pixel. [`Affine`] says what a byte means.
 */
 
 use crate::ArgumentError;
-use crate::arch::portable::{byte_mask_dot, byte_sum};
+use crate::arch::portable::byte_mask_dot;
 use crate::bits::{bit, check_padding_bits};
+pub use crate::bytes::Affine;
+use crate::bytes::{ByteFilters, Gathered, reference_accumulator};
 use crate::conv::{self, Accumulate, ConvLayer};
 use crate::error::check_length;
 use crate::rule::{Pool, Rules};
 use crate::shape::{Conv2dGeometry, Shape};
-
-/// Integer meaning of an input byte q: `mul * q + add`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Affine {
-    /// Factor, at least 1.
-    pub mul: i32,
-    /// Offset.
-    pub add: i32,
-}
 
 /// Weights of +1 and -1, in one of two layouts.
 #[derive(Debug, Clone, Copy)]
@@ -109,14 +92,7 @@ impl<'a> QbConv2d<'a> {
                 check_length("weights", filters * words, masks.len())?;
             }
         }
-        if affine.mul < 1 {
-            return Err(ArgumentError::Value { argument: "input mul" });
-        }
-        // |acc| <= products * max |mul q + add|; each partial term is below the sum of both magnitudes.
-        let largest = 255 * i64::from(affine.mul) + i64::from(affine.add).abs();
-        if largest > i64::from(i32::MAX) || largest * geometry.products() as i64 > i64::from(i32::MAX) {
-            return Err(ArgumentError::Overflow { argument: "input meaning" });
-        }
+        affine.check(&geometry, 1)?;
         Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, affine, weights })
     }
 
@@ -183,25 +159,8 @@ impl<'a> QbConv2d<'a> {
     }
 
     fn accumulator_at(&self, input: &[u8], y: usize, x: usize, filter: usize) -> i32 {
-        let geometry = &self.layer.geometry;
-        let (sliding, channels) = (geometry.sliding(), geometry.input().channels());
-        let [kernel_height, kernel_width] = sliding.window().kernel;
-        let mut acc = 0;
-        for tap_y in 0..kernel_height {
-            for tap_x in 0..kernel_width {
-                let (Some(y), Some(x)) = (sliding.input_at(0, y, tap_y), sliding.input_at(1, x, tap_x))
-                else {
-                    continue;
-                };
-                for channel in 0..channels {
-                    let q = input[(y * geometry.input().width() + x) * channels + channel];
-                    let value = self.affine.mul * i32::from(q) + self.affine.add;
-                    let plus = self.weight_is_plus(filter, tap_y * kernel_width + tap_x, channel);
-                    acc += if plus { value } else { -value };
-                }
-            }
-        }
-        acc
+        let weight = |filter, tap, channel| if self.weight_is_plus(filter, tap, channel) { 1 } else { -1 };
+        reference_accumulator(&self.layer.geometry, self.affine, input, weight, (y, x, filter))
     }
 
     /// Gathers each window once and adds its bytes four at a time. Weights in the canonical layout take
@@ -227,20 +186,24 @@ impl<'a> QbConv2d<'a> {
                 conv::convolve(&self.layer, &mut direct, output, veto)
             }
             Weights::ByteMask(masks) => {
-                window.fill([0; 4]);
-                let mut gathered = Gathered {
-                    geometry,
-                    affine: self.affine,
-                    masks,
-                    input,
-                    window,
-                    sums,
-                    total: 0,
-                    border_class: None,
-                };
+                let filters = MaskFilters { masks };
+                let mut gathered = Gathered::new(geometry, self.affine, filters, input, window, sums);
                 conv::convolve(&self.layer, &mut gathered, output, veto)
             }
         }
+    }
+}
+
+struct MaskFilters<'a> {
+    masks: &'a [u32],
+}
+
+impl ByteFilters for MaskFilters<'_> {
+    #[inline(always)]
+    fn dot(&self, filter: usize, window: &[[u8; 4]], total: u32) -> i32 {
+        let words = window.len();
+        let plus = byte_mask_dot(window, &self.masks[filter * words..(filter + 1) * words]);
+        2 * plus as i32 - total as i32
     }
 }
 
@@ -273,89 +236,5 @@ impl Accumulate for Direct<'_> {
 
     fn accumulator(&self, channel: usize) -> i32 {
         self.operator.accumulator_at(self.input, self.at.0, self.at.1, channel)
-    }
-}
-
-/// The taps inside the image of a pixel, as (first row, end row, first column, end column).
-type BorderClass = (usize, usize, usize, usize);
-
-/// The bytes of one pixel's window, in the order of a filter's bytes; 0 outside the image.
-struct Gathered<'a> {
-    geometry: &'a Conv2dGeometry,
-    affine: Affine,
-    masks: &'a [u32],
-    input: &'a [u8],
-    window: &'a mut [[u8; 4]],
-    /// `add * (2 N - M)` of each output channel in two's complement, for the current border class.
-    sums: &'a mut [u32],
-    /// T, the sum of all bytes of the window.
-    total: u32,
-    border_class: Option<BorderClass>,
-}
-
-impl Gathered<'_> {
-    /// Fills the taps of `class` from `row(tap_y) -> first byte of the first tap inside`.
-    fn enter(&mut self, class: BorderClass) {
-        if self.border_class == Some(class) {
-            return;
-        }
-        self.border_class = Some(class);
-        self.window.fill([0; 4]);
-        if self.affine.add == 0 {
-            return;
-        }
-        // N is the dot product of the masks with a window of ones.
-        let (first_y, end_y, first_x, end_x) = class;
-        let channels = self.geometry.input().channels();
-        let kernel_width = self.geometry.sliding().window().kernel[1];
-        let bytes = self.window.as_flattened_mut();
-        for tap_y in first_y..end_y {
-            let at = tap_y * kernel_width * channels;
-            bytes[at + first_x * channels..at + end_x * channels].fill(1);
-        }
-        let weights = ((end_y - first_y) * (end_x - first_x) * channels) as i32;
-        for (sum, masks) in self.sums.iter_mut().zip(self.masks.chunks_exact(self.window.len())) {
-            let plus = byte_mask_dot(self.window, masks) as i32;
-            *sum = (self.affine.add * (2 * plus - weights)) as u32;
-        }
-    }
-}
-
-impl Accumulate for Gathered<'_> {
-    fn seek(&mut self, y: usize, x: usize) {
-        let (input, sliding) = (self.geometry.input(), self.geometry.sliding());
-        let window = sliding.window();
-        let channels = input.channels();
-        let (first_y, end_y) = sliding.taps_inside(0, y);
-        let (first_x, end_x) = sliding.taps_inside(1, x);
-        // Taps outside were zeroed when this border class was entered, and stay so within it.
-        self.enter((first_y, end_y, first_x, end_x));
-        let bytes = self.window.as_flattened_mut();
-        for tap_y in first_y..end_y {
-            let row =
-                (y * window.strides[0] + tap_y * window.dilation[0] - window.padding[0]) * input.width();
-            let at = tap_y * window.kernel[1] * channels;
-            if window.dilation[1] == 1 && end_x > first_x {
-                let from = (row + x * window.strides[1] + first_x - window.padding[1]) * channels;
-                let len = (end_x - first_x) * channels;
-                let to = at + first_x * channels;
-                bytes[to..to + len].copy_from_slice(&self.input[from..from + len]);
-            } else {
-                for tap_x in first_x..end_x {
-                    let column = x * window.strides[1] + tap_x * window.dilation[1] - window.padding[1];
-                    let (from, to) = ((row + column) * channels, at + tap_x * channels);
-                    bytes[to..to + channels].copy_from_slice(&self.input[from..from + channels]);
-                }
-            }
-        }
-        self.total = byte_sum(self.window);
-    }
-
-    #[inline(always)]
-    fn accumulator(&self, channel: usize) -> i32 {
-        let words = self.window.len();
-        let plus = byte_mask_dot(self.window, &self.masks[channel * words..(channel + 1) * words]);
-        let acc = self.affine.mul * (2 * plus as i32 - self.total as i32);
-        if self.affine.add == 0 { acc } else { acc + self.sums[channel] as i32 }
     }
 }

@@ -4,11 +4,14 @@
 //! outputs bit for bit; a case also fails where an output has a padding bit set.
 
 use cbin_nn_kernels::bbconv2d::{BbConv2d, Padding};
+use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
 use cbin_nn_kernels::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
 use cbin_nn_kernels::bbqfc::{BbqFc, Output, Requantization};
 use cbin_nn_kernels::bits::{check_padding_bits, lane_mask, words_for};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
 use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
+use cbin_nn_kernels::qqconv2d::QqConv2d;
 use cbin_nn_kernels::rule::{Grid, Pool, Rules};
 use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Window};
 use proptest::prelude::*;
@@ -187,6 +190,86 @@ proptest! {
             "reference, byte masks" => |out: &mut Vec<u32>| masked.reference(&image, out),
             "packed" => |out: &mut Vec<u32>| canonical.optimized(&image, out, &mut bytes2, &mut scratch2),
             "byte masks" => |out: &mut Vec<u32>| masked.optimized(&image, out, &mut bytes, &mut scratch),
+        );
+    }
+
+    #[test]
+    fn qqconv2d(
+        (height, width) in (1..9usize, 1..9usize),
+        (input, output) in (prop::sample::select(vec![1usize, 2, 3, 4, 5, 8, 33]), channels()),
+        window in window(5),
+        pool in prop::option::of(window(3)),
+        (mul, add) in prop_oneof![Just((1, 0)), Just((2, -255)), (1..50i32, -9000..9000i32)],
+        mut rng in any::<u64>().prop_perturb(|_, rng| rng),
+    ) {
+        let shape = Shape::new(height, width, input).unwrap();
+        let Ok(geometry) = Conv2dGeometry::new(shape, window, output) else { return Ok(()) };
+        let spread = geometry.products().isqrt() as u32 * (255 * mul as u32 + add.unsigned_abs()) * 70;
+        let Some(tail) = OwnedTail::random(&mut rng, &geometry, pool, spread) else { return Ok(()) };
+        let weights: Vec<i8> = (0..output * geometry.products()).map(|_| rng.next_u32() as i8).collect();
+        let pool = tail.pool(geometry.output());
+        let operator =
+            QqConv2d::new(geometry, Affine { mul, add }, &weights, tail.rules.view(), pool).unwrap();
+        operator.check_contents().unwrap();
+        let image: Vec<u8> = (0..shape.elements()).map(|_| rng.next_u32() as u8).collect();
+        let mut bytes = vec![[0xA5; 4]; operator.window_words()];
+        let mut scratch = vec![0xA5A5_A5A5; operator.scratch_words()];
+        variants_agree!(operator.output().words(), output,
+            "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
+            "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut bytes, &mut scratch),
+        );
+    }
+
+    #[test]
+    fn bbpointwiseconv2d(
+        (height, width) in (1..9usize, 1..9usize),
+        (input, output) in (channels(), channels()),
+        strides in [1..4usize, 1..4],
+        pool in prop::option::of(window(3)),
+        mut rng in any::<u64>().prop_perturb(|_, rng| rng),
+    ) {
+        let shape = Shape::new(height, width, input).unwrap();
+        let window = Window { strides, ..Window::of(1, 1) };
+        let geometry = Conv2dGeometry::new(shape, window, output).unwrap();
+        let Some(tail) = OwnedTail::random(&mut rng, &geometry, pool, input.isqrt() as u32 + 1) else { return Ok(()) };
+        let weights = packed(&mut rng, output, input);
+        let pool = tail.pool(geometry.output());
+        let operator = BbPointwiseConv2d::new(geometry, &weights, tail.rules.view(), pool).unwrap();
+        operator.check_contents().unwrap();
+        // The same layer as a convolution with a kernel that happens to be 1 x 1.
+        let general = BbConv2d::new(geometry, Padding::Zero, &weights, tail.rules.view(), pool).unwrap();
+        let image = packed(&mut rng, shape.pixels(), input);
+        let mut scratch = vec![0xA5A5_A5A5; operator.scratch_words()];
+        variants_agree!(operator.output().words(), output,
+            "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
+            "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut scratch),
+            "bbconv2d" => |out: &mut Vec<u32>| general.reference(&image, out),
+        );
+    }
+
+    #[test]
+    fn bbdepthwiseconv2d(
+        (height, width) in (1..9usize, 1..9usize),
+        channels in channels(),
+        window in window(5),
+        pool in prop::option::of(window(3)),
+        one_padding: bool,
+        mut rng in any::<u64>().prop_perturb(|_, rng| rng),
+    ) {
+        let shape = Shape::new(height, width, channels).unwrap();
+        let Ok(geometry) = Conv2dGeometry::new(shape, window, channels) else { return Ok(()) };
+        let spread = window.taps().isqrt() as u32 + 1;
+        let Some(tail) = OwnedTail::random(&mut rng, &geometry, pool, spread) else { return Ok(()) };
+        let padding = if one_padding { Padding::One } else { Padding::Zero };
+        let weights = packed(&mut rng, window.taps(), channels);
+        let pool = tail.pool(geometry.output());
+        let operator = BbDepthwiseConv2d::new(geometry, padding, &weights, tail.rules.view(), pool).unwrap();
+        operator.check_contents().unwrap();
+        let image = packed(&mut rng, shape.pixels(), channels);
+        let mut scratch = vec![0xA5A5_A5A5; operator.scratch_words()];
+        variants_agree!(operator.output().words(), channels,
+            "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
+            "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut scratch),
         );
     }
 

@@ -94,7 +94,7 @@ pub struct OperatorRecord {
     pub window: WindowRecord,
     /// The fused pool's window, or all 0.
     pub pool: WindowRecord,
-    /// `qbconv2d`: an input byte q means `input_mul * q + input_add`.
+    /// `qbconv2d` and `qqconv2d`: an input byte q means `input_mul * q + input_add`.
     pub input_mul: i32,
     /// See `input_mul`.
     pub input_add: i32,
@@ -126,6 +126,25 @@ pub struct WindowRecord {
     pub dilation: [u16; 2],
     /// Above, left, below, right.
     pub padding: [u16; 4],
+}
+
+impl Kind {
+    /// Whether the operator is a convolution: weights, rules, and perhaps a fused pool.
+    pub fn is_convolution(self) -> bool {
+        match self {
+            Self::QbConv2d
+            | Self::QqConv2d
+            | Self::BbConv2d
+            | Self::BbPointwiseConv2d
+            | Self::BbDepthwiseConv2d => true,
+            Self::BMaxPool2d | Self::BbFc | Self::BbqFc => false,
+        }
+    }
+
+    /// Whether the operator reads 8-bit input.
+    pub fn reads_bytes(self) -> bool {
+        matches!(self, Self::QbConv2d | Self::QqConv2d)
+    }
 }
 
 impl From<WindowRecord> for Window {
@@ -211,18 +230,24 @@ macro_rules! codes {
 }
 
 codes! {
-    /// Operator families. The numbers without a variant are kept for `qqconv2d` (2) and `bbpointwiseconv2d` (4).
+    /// Operator families.
     Kind: u16 {
         /// 8-bit input, 1-bit weights, packed output.
         QbConv2d = 1 "qbconv2d",
+        /// 8-bit input, 8-bit weights, packed output.
+        QqConv2d = 2 "qqconv2d",
         /// Packed input, 1-bit weights, packed output.
         BbConv2d = 3 "bbconv2d",
+        /// Packed input, 1-bit weights, 1 x 1 kernel, packed output.
+        BbPointwiseConv2d = 4 "bbpointwiseconv2d",
         /// Packed to packed.
         BMaxPool2d = 5 "bmaxpool2d",
         /// Fully connected, packed to packed.
         BbFc = 6 "bbfc",
         /// Fully connected, packed to integers.
         BbqFc = 7 "bbqfc",
+        /// Packed input, 1-bit weights, one filter a channel, packed output.
+        BbDepthwiseConv2d = 8 "bbdepthwiseconv2d",
     }
 }
 

@@ -2,10 +2,13 @@
 
 use cbin_nn_kernels::ArgumentError;
 use cbin_nn_kernels::bbconv2d::{BbConv2d, Padding};
+use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
 use cbin_nn_kernels::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
 use cbin_nn_kernels::bbqfc::{BbqFc, Requantization};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
 use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights};
+use cbin_nn_kernels::qqconv2d::QqConv2d;
 use cbin_nn_kernels::rule::{Grid, Pool, Rules};
 use cbin_nn_kernels::shape::{Conv2dGeometry, Shape};
 
@@ -37,8 +40,14 @@ pub(crate) mod slot {
 pub enum Operator<'a> {
     /// 8-bit input, 1-bit weights.
     QbConv2d(QbConv2d<'a>, Conv2dGeometry),
+    /// 8-bit input, 8-bit weights.
+    QqConv2d(QqConv2d<'a>, Conv2dGeometry),
     /// Packed input, 1-bit weights.
     BbConv2d(BbConv2d<'a>, Conv2dGeometry),
+    /// Packed input, 1-bit weights, 1 x 1 kernel.
+    BbPointwiseConv2d(BbPointwiseConv2d<'a>, Conv2dGeometry),
+    /// Packed input, 1-bit weights, one filter a channel.
+    BbDepthwiseConv2d(BbDepthwiseConv2d<'a>),
     /// Max-pool of packed bits.
     BMaxPool2d(BMaxPool2d<'a>),
     /// Fully connected to packed bits.
@@ -60,31 +69,13 @@ impl<'a> Operator<'a> {
         let parser = Parser { model, record, index };
         let kind = Kind::from_code(record.kind).ok_or(parser.wrong("kind"))?;
         parser.check_unused(kind)?;
-        let input = parser.input(if kind == Kind::QbConv2d { DType::U8 } else { DType::Bits })?;
+        let input = parser.input(if kind.reads_bytes() { DType::U8 } else { DType::Bits })?;
         match kind {
-            Kind::QbConv2d => {
-                let weights = parser.constant(slot::WEIGHTS, "weights")?;
-                let geometry = parser.geometry(input, &weights)?;
-                let (rules, pool) = parser.tail(&geometry)?;
-                let words = parser.elements(&weights, DType::Bits, "weights")?;
-                let weights = match weights.layout {
-                    Layout::ByteMask => Weights::ByteMask(words),
-                    Layout::Canonical => Weights::Packed(words),
-                };
-                let affine = Affine { mul: record.input_mul, add: record.input_add };
-                let operator = QbConv2d::new(geometry, affine, weights, rules, pool);
-                Ok(Self::QbConv2d(operator.map_err(|e| parser.argument(e))?, geometry))
-            }
-            Kind::BbConv2d => {
-                let weights = parser.constant(slot::WEIGHTS, "weights")?;
-                let geometry = parser.geometry(input, &weights)?;
-                let (rules, pool) = parser.tail(&geometry)?;
-                let words = parser.canonical(&weights, DType::Bits, "weights")?;
-                let one = record.flags & FLAG_ONE_PADDING != 0;
-                let padding = if one { Padding::One } else { Padding::Zero };
-                let operator = BbConv2d::new(geometry, padding, words, rules, pool);
-                Ok(Self::BbConv2d(operator.map_err(|e| parser.argument(e))?, geometry))
-            }
+            Kind::QbConv2d
+            | Kind::QqConv2d
+            | Kind::BbConv2d
+            | Kind::BbPointwiseConv2d
+            | Kind::BbDepthwiseConv2d => parser.convolution(kind, input),
             Kind::BMaxPool2d => {
                 let use_and = parser.pixel_bits(slot::USE_AND, "use_and", input.channels())?;
                 let operator = BMaxPool2d::new(input, record.window.into(), use_and);
@@ -128,7 +119,10 @@ impl<'a> Operator<'a> {
     pub fn kind(&self) -> Kind {
         match self {
             Self::QbConv2d(..) => Kind::QbConv2d,
+            Self::QqConv2d(..) => Kind::QqConv2d,
             Self::BbConv2d(..) => Kind::BbConv2d,
+            Self::BbPointwiseConv2d(..) => Kind::BbPointwiseConv2d,
+            Self::BbDepthwiseConv2d(..) => Kind::BbDepthwiseConv2d,
             Self::BMaxPool2d(..) => Kind::BMaxPool2d,
             Self::BbFc(..) => Kind::BbFc,
             Self::BbqFc(..) => Kind::BbqFc,
@@ -139,7 +133,10 @@ impl<'a> Operator<'a> {
     pub fn output(&self) -> &Shape {
         match self {
             Self::QbConv2d(operator, _) => operator.output(),
+            Self::QqConv2d(operator, _) => operator.output(),
             Self::BbConv2d(operator, _) => operator.output(),
+            Self::BbPointwiseConv2d(operator, _) => operator.output(),
+            Self::BbDepthwiseConv2d(operator) => operator.output(),
             Self::BMaxPool2d(operator) => operator.output(),
             Self::BbFc(operator, _) => operator.output(),
             Self::BbqFc(_, output, _) => output,
@@ -149,7 +146,11 @@ impl<'a> Operator<'a> {
     /// Multiply-accumulates, counting taps in the padding.
     pub fn macs(&self) -> u64 {
         match self {
-            Self::QbConv2d(_, geometry) | Self::BbConv2d(_, geometry) => geometry.macs(),
+            Self::QbConv2d(_, geometry)
+            | Self::QqConv2d(_, geometry)
+            | Self::BbConv2d(_, geometry)
+            | Self::BbPointwiseConv2d(_, geometry) => geometry.macs(),
+            Self::BbDepthwiseConv2d(operator) => operator.macs(),
             Self::BMaxPool2d(_) => 0,
             Self::BbFc(_, macs) | Self::BbqFc(_, _, macs) => *macs,
         }
@@ -159,7 +160,10 @@ impl<'a> Operator<'a> {
     pub fn has_fused_pool(&self) -> bool {
         match self {
             Self::QbConv2d(operator, _) => operator.has_pool(),
+            Self::QqConv2d(operator, _) => operator.has_pool(),
             Self::BbConv2d(operator, _) => operator.has_pool(),
+            Self::BbPointwiseConv2d(operator, _) => operator.has_pool(),
+            Self::BbDepthwiseConv2d(operator) => operator.has_pool(),
             Self::BMaxPool2d(_) | Self::BbFc(..) | Self::BbqFc(..) => false,
         }
     }
@@ -168,7 +172,10 @@ impl<'a> Operator<'a> {
     pub fn scratch_bytes(&self) -> usize {
         match self {
             Self::QbConv2d(operator, _) => 4 * (operator.window_words() + operator.scratch_words()),
+            Self::QqConv2d(operator, _) => 4 * (operator.window_words() + operator.scratch_words()),
             Self::BbConv2d(operator, _) => 4 * operator.scratch_words(),
+            Self::BbPointwiseConv2d(operator, _) => 4 * operator.scratch_words(),
+            Self::BbDepthwiseConv2d(operator) => 4 * operator.scratch_words(),
             Self::BMaxPool2d(_) | Self::BbFc(..) | Self::BbqFc(..) => 0,
         }
     }
@@ -185,7 +192,10 @@ impl<'a> Operator<'a> {
     pub(crate) fn check_contents(&self) -> Result<(), ArgumentError> {
         match self {
             Self::QbConv2d(operator, _) => operator.check_contents(),
+            Self::QqConv2d(operator, _) => operator.check_contents(),
             Self::BbConv2d(operator, _) => operator.check_contents(),
+            Self::BbPointwiseConv2d(operator, _) => operator.check_contents(),
+            Self::BbDepthwiseConv2d(operator) => operator.check_contents(),
             Self::BMaxPool2d(operator) => operator.check_contents(),
             Self::BbFc(operator, _) => operator.check_contents(),
             Self::BbqFc(operator, ..) => operator.check_contents(),
@@ -204,35 +214,46 @@ impl<'a> Operator<'a> {
         let words = |bytes| bytemuck::try_cast_slice::<u8, u32>(bytes).ok();
         match self {
             Self::QbConv2d(operator, _) => {
-                let output = bytemuck::try_cast_slice_mut(output).ok()?;
-                let (window, rest) = scratch.split_at_mut_checked(operator.window_words())?;
-                let rest = rest.get_mut(..operator.scratch_words())?;
-                operator.optimized(input, output, bytemuck::cast_slice_mut(window), rest).ok()
+                let (window, rest) = parted(scratch, operator.window_words(), operator.scratch_words())?;
+                operator.optimized(input, elements(output)?, window, rest).ok()
+            }
+            Self::QqConv2d(operator, _) => {
+                let (window, rest) = parted(scratch, operator.window_words(), operator.scratch_words())?;
+                operator.optimized(input, elements(output)?, window, rest).ok()
             }
             Self::BbConv2d(operator, _) => {
-                let output = bytemuck::try_cast_slice_mut(output).ok()?;
-                operator.optimized(words(input)?, output, scratch.get_mut(..operator.scratch_words())?).ok()
+                let scratch = scratch.get_mut(..operator.scratch_words())?;
+                operator.optimized(words(input)?, elements(output)?, scratch).ok()
             }
-            Self::BMaxPool2d(operator) => {
-                operator.optimized(words(input)?, bytemuck::try_cast_slice_mut(output).ok()?).ok()
+            Self::BbPointwiseConv2d(operator, _) => {
+                let scratch = scratch.get_mut(..operator.scratch_words())?;
+                operator.optimized(words(input)?, elements(output)?, scratch).ok()
             }
-            Self::BbFc(operator, _) => {
-                operator.optimized(words(input)?, bytemuck::try_cast_slice_mut(output).ok()?).ok()
+            Self::BbDepthwiseConv2d(operator) => {
+                let scratch = scratch.get_mut(..operator.scratch_words())?;
+                operator.optimized(words(input)?, elements(output)?, scratch).ok()
             }
+            Self::BMaxPool2d(operator) => operator.optimized(words(input)?, elements(output)?).ok(),
+            Self::BbFc(operator, _) => operator.optimized(words(input)?, elements(output)?).ok(),
             Self::BbqFc(operator, ..) => match dtype {
-                DType::I8 => {
-                    operator.optimized::<i8>(words(input)?, bytemuck::try_cast_slice_mut(output).ok()?).ok()
-                }
-                DType::I16 => {
-                    operator.optimized::<i16>(words(input)?, bytemuck::try_cast_slice_mut(output).ok()?).ok()
-                }
-                DType::I32 => {
-                    operator.optimized::<i32>(words(input)?, bytemuck::try_cast_slice_mut(output).ok()?).ok()
-                }
+                DType::I8 => operator.optimized::<i8>(words(input)?, elements(output)?).ok(),
+                DType::I16 => operator.optimized::<i16>(words(input)?, elements(output)?).ok(),
+                DType::I32 => operator.optimized::<i32>(words(input)?, elements(output)?).ok(),
                 _ => None,
             },
         }
     }
+}
+
+/// Bytes as elements, where they are aligned to them.
+fn elements<T: bytemuck::Pod>(bytes: &mut [u8]) -> Option<&mut [T]> {
+    bytemuck::try_cast_slice_mut(bytes).ok()
+}
+
+/// A window of bytes and the words behind it, cut from an operator's scratch.
+fn parted(scratch: &mut [u32], window: usize, rest: usize) -> Option<(&mut [[u8; 4]], &mut [u32])> {
+    let (window, after) = scratch.split_at_mut_checked(window)?;
+    Some((bytemuck::cast_slice_mut(window), after.get_mut(..rest)?))
 }
 
 impl<'a> Parser<'_, 'a> {
@@ -244,24 +265,63 @@ impl<'a> Parser<'_, 'a> {
         FormatError::Argument { index: self.index, error }
     }
 
+    fn convolution(&self, kind: Kind, input: Shape) -> Result<Operator<'a>, FormatError> {
+        let record = self.record;
+        let weights = self.constant(slot::WEIGHTS, "weights")?;
+        let geometry = self.geometry(kind, input, &weights)?;
+        let (rules, pool) = self.tail(&geometry)?;
+        let affine = Affine { mul: record.input_mul, add: record.input_add };
+        let one = record.flags & FLAG_ONE_PADDING != 0;
+        let padding = if one { Padding::One } else { Padding::Zero };
+        let operator = match kind {
+            Kind::QbConv2d => {
+                let words = self.elements(&weights, DType::Bits, "weights")?;
+                let weights = match weights.layout {
+                    Layout::ByteMask => Weights::ByteMask(words),
+                    Layout::Canonical => Weights::Packed(words),
+                };
+                QbConv2d::new(geometry, affine, weights, rules, pool).map(|o| Operator::QbConv2d(o, geometry))
+            }
+            Kind::QqConv2d => {
+                let weights = self.canonical(&weights, DType::I8, "weights")?;
+                QqConv2d::new(geometry, affine, weights, rules, pool).map(|o| Operator::QqConv2d(o, geometry))
+            }
+            Kind::BbPointwiseConv2d => {
+                let words = self.canonical(&weights, DType::Bits, "weights")?;
+                BbPointwiseConv2d::new(geometry, words, rules, pool)
+                    .map(|o| Operator::BbPointwiseConv2d(o, geometry))
+            }
+            Kind::BbDepthwiseConv2d => {
+                let words = self.canonical(&weights, DType::Bits, "weights")?;
+                BbDepthwiseConv2d::new(geometry, padding, words, rules, pool).map(Operator::BbDepthwiseConv2d)
+            }
+            _ => {
+                let words = self.canonical(&weights, DType::Bits, "weights")?;
+                BbConv2d::new(geometry, padding, words, rules, pool).map(|o| Operator::BbConv2d(o, geometry))
+            }
+        };
+        operator.map_err(|error| self.argument(error))
+    }
+
     /// Fields that `kind` does not use are 0 or [`NONE`], so that every model has one encoding.
     fn check_unused(&self, kind: Kind) -> Result<(), FormatError> {
         let record = self.record;
-        let convolution = matches!(kind, Kind::QbConv2d | Kind::BbConv2d);
+        let convolution = kind.is_convolution();
+        let padded = matches!(kind, Kind::BbConv2d | Kind::BbDepthwiseConv2d);
         let used = match kind {
-            Kind::QbConv2d | Kind::BbConv2d => CONSTANTS,
             Kind::BMaxPool2d => 1,
             Kind::BbFc | Kind::BbqFc => 4,
+            _ => CONSTANTS,
         };
         let none = WindowRecord::default_zero();
         let table = [
-            ("flags", kind != Kind::BbConv2d && record.flags != 0 || record.flags & !FLAG_ONE_PADDING != 0),
+            ("flags", !padded && record.flags != 0 || record.flags & !FLAG_ONE_PADDING != 0),
             ("inputs", record.inputs[1] != NONE),
             ("constants", record.constants[used..].iter().any(|&t| t != NONE)),
             ("window", matches!(kind, Kind::BbFc | Kind::BbqFc) && record.window != none),
             ("pool", !convolution && record.pool != none),
-            ("input_mul", kind != Kind::QbConv2d && record.input_mul != 0),
-            ("input_add", kind != Kind::QbConv2d && record.input_add != 0),
+            ("input_mul", !kind.reads_bytes() && record.input_mul != 0),
+            ("input_add", !kind.reads_bytes() && record.input_add != 0),
             ("shift", kind != Kind::BbqFc && record.shift != 0),
             ("rule_grid", !convolution && record.rule_grid != 0),
             ("veto_grid", !convolution && record.veto_grid != 0),
@@ -328,10 +388,20 @@ impl<'a> Parser<'_, 'a> {
         self.elements(tensor, dtype, field)
     }
 
-    /// The geometry of a convolution whose weights have shape `[O, H, W, I]`.
-    fn geometry(&self, input: Shape, weights: &Tensor<'a>) -> Result<Conv2dGeometry, FormatError> {
+    /// The geometry of a convolution whose weights have shape `[O, H, W, I]`, or `[1, H, W, C]` where it is depthwise.
+    fn geometry(
+        &self,
+        kind: Kind,
+        input: Shape,
+        weights: &Tensor<'a>,
+    ) -> Result<Conv2dGeometry, FormatError> {
         let [filters, height, width, channels] = weights.shape.map(|d| d as usize);
         let window = self.record.window;
+        let filters = match kind {
+            Kind::BbDepthwiseConv2d if filters != 1 => return Err(self.wrong("weights")),
+            Kind::BbDepthwiseConv2d => channels,
+            _ => filters,
+        };
         if [height, width] != window.kernel.map(usize::from) || channels != input.channels() {
             return Err(self.wrong("weights"));
         }

@@ -13,10 +13,13 @@ use alloc::vec::Vec;
 use bytemuck::Zeroable;
 use cbin_nn_kernels::ArgumentError;
 use cbin_nn_kernels::bbconv2d::{BbConv2d, Padding};
+use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
 use cbin_nn_kernels::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
 use cbin_nn_kernels::bbqfc::{BbqFc, Requantization};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
 use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
+use cbin_nn_kernels::qqconv2d::QqConv2d;
 use cbin_nn_kernels::rule::{Grid, Pool, Rules};
 use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Window};
 
@@ -124,6 +127,47 @@ pub enum OperatorSpec {
         affine: Affine,
         /// Layout of the weights in the file.
         layout: Layout,
+        /// Rules.
+        rules: RulesSpec,
+        /// Fused pool.
+        pool: Option<PoolSpec>,
+    },
+    /// 8-bit input, 8-bit weights.
+    QqConv2d {
+        /// `[filters][taps][channels]`.
+        weights: Vec<i8>,
+        /// Output channels.
+        filters: usize,
+        /// Kernel window.
+        window: Window,
+        /// Integer meaning of the input bytes.
+        affine: Affine,
+        /// Rules.
+        rules: RulesSpec,
+        /// Fused pool.
+        pool: Option<PoolSpec>,
+    },
+    /// Packed input, 1-bit weights, 1 x 1 kernel without padding.
+    BbPointwiseConv2d {
+        /// `[filters][words]`.
+        weights: Vec<u32>,
+        /// Output channels.
+        filters: usize,
+        /// Vertical and horizontal step.
+        strides: [usize; 2],
+        /// Rules.
+        rules: RulesSpec,
+        /// Fused pool.
+        pool: Option<PoolSpec>,
+    },
+    /// Packed input, 1-bit weights, one filter a channel.
+    BbDepthwiseConv2d {
+        /// `[taps][words]`.
+        weights: Vec<u32>,
+        /// Kernel window.
+        window: Window,
+        /// Value of taps outside.
+        padding: Padding,
         /// Rules.
         rules: RulesSpec,
         /// Fused pool.
@@ -260,7 +304,8 @@ impl Builder {
         }
         let source =
             self.activations.get(input.0 as usize).ok_or(BuildError::UnknownInput { layer: layer() })?;
-        let expected = if matches!(spec, OperatorSpec::QbConv2d { .. }) { DType::U8 } else { DType::Bits };
+        let bytes = matches!(spec, OperatorSpec::QbConv2d { .. } | OperatorSpec::QqConv2d { .. });
+        let expected = if bytes { DType::U8 } else { DType::Bits };
         if source.dtype != expected {
             let (expected, got) = (expected.name(), source.dtype.name());
             return Err(BuildError::InputType { layer: layer(), expected, got });
@@ -293,9 +338,8 @@ impl Builder {
                         (&masks, Weights::ByteMask(&masks))
                     }
                 };
-                let (channels, conv) = (geometry.output().channels(), geometry.output());
-                let rules_view = rules.view(channels).map_err(argument)?;
-                let pool_view = pool.as_ref().map(|pool| pool.view(conv)).transpose().map_err(argument)?;
+                let (rules_view, pool_view) =
+                    tail_views(&geometry, rules, pool.as_ref()).map_err(argument)?;
                 let kernel =
                     QbConv2d::new(geometry, *affine, view, rules_view, pool_view).map_err(argument)?;
                 let shape = filter_shape(&geometry);
@@ -307,7 +351,7 @@ impl Builder {
                     shape,
                     bytemuck::cast_slice(stored),
                 )?;
-                self.tail(name, &mut record, conv, kernel.output(), rules, pool.as_ref())?;
+                self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::QbConv2d(kernel, geometry))
             }
             OperatorSpec::BbConv2d { weights, filters, window, padding, rules, pool } => {
@@ -315,16 +359,60 @@ impl Builder {
                 record.flags = if *padding == Padding::One { FLAG_ONE_PADDING } else { 0 };
                 record.window = window_record(*window)?;
                 let geometry = Conv2dGeometry::new(source, *window, *filters).map_err(argument)?;
-                let (channels, conv) = (geometry.output().channels(), geometry.output());
-                let rules_view = rules.view(channels).map_err(argument)?;
-                let pool_view = pool.as_ref().map(|pool| pool.view(conv)).transpose().map_err(argument)?;
+                let (rules_view, pool_view) =
+                    tail_views(&geometry, rules, pool.as_ref()).map_err(argument)?;
                 let kernel =
                     BbConv2d::new(geometry, *padding, weights, rules_view, pool_view).map_err(argument)?;
                 let shape = filter_shape(&geometry);
                 record.constants[slot::WEIGHTS] =
                     self.canonical(name, "weights", DType::Bits, shape, weights)?;
-                self.tail(name, &mut record, conv, kernel.output(), rules, pool.as_ref())?;
+                self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::BbConv2d(kernel, geometry))
+            }
+            OperatorSpec::QqConv2d { weights, filters, window, affine, rules, pool } => {
+                record.kind = Kind::QqConv2d.code();
+                record.window = window_record(*window)?;
+                (record.input_mul, record.input_add) = (affine.mul, affine.add);
+                let geometry = Conv2dGeometry::new(source, *window, *filters).map_err(argument)?;
+                let (rules_view, pool_view) =
+                    tail_views(&geometry, rules, pool.as_ref()).map_err(argument)?;
+                let kernel =
+                    QqConv2d::new(geometry, *affine, weights, rules_view, pool_view).map_err(argument)?;
+                let shape = filter_shape(&geometry);
+                record.constants[slot::WEIGHTS] =
+                    self.canonical(name, "weights", DType::I8, shape, weights)?;
+                self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
+                measure(&Operator::QqConv2d(kernel, geometry))
+            }
+            OperatorSpec::BbPointwiseConv2d { weights, filters, strides, rules, pool } => {
+                record.kind = Kind::BbPointwiseConv2d.code();
+                let window = Window { strides: *strides, ..Window::of(1, 1) };
+                record.window = window_record(window)?;
+                let geometry = Conv2dGeometry::new(source, window, *filters).map_err(argument)?;
+                let (rules_view, pool_view) =
+                    tail_views(&geometry, rules, pool.as_ref()).map_err(argument)?;
+                let kernel =
+                    BbPointwiseConv2d::new(geometry, weights, rules_view, pool_view).map_err(argument)?;
+                let shape = filter_shape(&geometry);
+                record.constants[slot::WEIGHTS] =
+                    self.canonical(name, "weights", DType::Bits, shape, weights)?;
+                self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
+                measure(&Operator::BbPointwiseConv2d(kernel, geometry))
+            }
+            OperatorSpec::BbDepthwiseConv2d { weights, window, padding, rules, pool } => {
+                record.kind = Kind::BbDepthwiseConv2d.code();
+                record.flags = if *padding == Padding::One { FLAG_ONE_PADDING } else { 0 };
+                record.window = window_record(*window)?;
+                let geometry = Conv2dGeometry::new(source, *window, source.channels()).map_err(argument)?;
+                let (rules_view, pool_view) =
+                    tail_views(&geometry, rules, pool.as_ref()).map_err(argument)?;
+                let kernel = BbDepthwiseConv2d::new(geometry, *padding, weights, rules_view, pool_view)
+                    .map_err(argument)?;
+                let shape = [1, window.kernel[0] as u32, window.kernel[1] as u32, source.channels() as u32];
+                record.constants[slot::WEIGHTS] =
+                    self.canonical(name, "weights", DType::Bits, shape, weights)?;
+                self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
+                measure(&Operator::BbDepthwiseConv2d(kernel))
             }
             OperatorSpec::BMaxPool2d { window, use_and } => {
                 record.kind = Kind::BMaxPool2d.code();
@@ -615,6 +703,16 @@ impl PoolSpec {
         let veto = self.veto.as_ref().map(|veto| veto.view(conv.channels())).transpose()?;
         Pool::new(conv, self.window, veto, self.invert.as_deref())
     }
+}
+
+/// Rules and pool of a convolution as its kernel takes them.
+fn tail_views<'s>(
+    geometry: &Conv2dGeometry,
+    rules: &'s RulesSpec,
+    pool: Option<&'s PoolSpec>,
+) -> Result<(Rules<'s>, Option<Pool<'s>>), ArgumentError> {
+    let conv = geometry.output();
+    Ok((rules.view(conv.channels())?, pool.map(|pool| pool.view(conv)).transpose()?))
 }
 
 /// Output shape and scratch bytes of an operator whose parameters are in order.

@@ -119,7 +119,7 @@ fn named_attacks_are_refused_for_their_reason() {
         ("output over input", &|_, _, t| t[1].offset = t[2].offset, "overlaps"),
         ("a stride of 0", &|_, o, _| o[0].window.strides = [0, 1], "strides"),
         ("a kernel that the weights don't have", &|_, o, _| o[0].window.kernel = [5, 3], "weights"),
-        ("a scale of NaN", &|_, _, t| t[5].scale = f64::NAN, "scale"),
+        ("a scale of NaN", &|_, _, t| t[7].scale = f64::NAN, "scale"),
     ];
     for (name, change, expected) in table {
         let message = attack(change).to_string();

@@ -27,7 +27,10 @@ impl Observer for Against<'_> {
         let mut expected = vec![0u32; output.len().div_ceil(4)];
         match self.model.operator(index).unwrap() {
             Operator::QbConv2d(operator, _) => operator.reference(&input, &mut expected).unwrap(),
+            Operator::QqConv2d(operator, _) => operator.reference(&input, &mut expected).unwrap(),
             Operator::BbConv2d(operator, _) => operator.reference(words, &mut expected).unwrap(),
+            Operator::BbPointwiseConv2d(operator, _) => operator.reference(words, &mut expected).unwrap(),
+            Operator::BbDepthwiseConv2d(operator) => operator.reference(words, &mut expected).unwrap(),
             Operator::BMaxPool2d(operator) => operator.reference(words, &mut expected).unwrap(),
             Operator::BbFc(operator, _) => operator.reference(words, &mut expected).unwrap(),
             Operator::BbqFc(operator, ..) => {

@@ -49,7 +49,8 @@ impl Random {
     }
 }
 
-/// 6 x 6 x 3 u8 -> conv (pooled, with veto and invert) -> conv (one-padding, per-element rules) -> pool -> fc -> fc.
+/// 6 x 6 x 3 u8 -> conv (8-bit or 1-bit weights, pooled) -> conv (one-padding, per-element rules) -> depthwise ->
+/// pointwise -> pool -> fc -> fc.
 pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
     let mut random = Random(seed);
     let shape = Shape::new(6, 6, 3).unwrap();
@@ -57,7 +58,15 @@ pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
     let input = builder.input();
     let same = Window { padding: [1; 4], ..Window::of(3, 3) };
     let halves = Window { strides: [2, 2], ..Window::of(2, 2) };
-    let first = OperatorSpec::QbConv2d {
+    let wide = OperatorSpec::QqConv2d {
+        weights: (0..8 * 27).map(|_| random.next() as i8).collect(),
+        filters: 8,
+        window: same,
+        affine: Affine { mul: 1, add: -128 },
+        rules: random.rules(Grid::Channel, 1, 8, 90_000),
+        pool: Some(PoolSpec { window: halves, veto: None, invert: None }),
+    };
+    let narrow = OperatorSpec::QbConv2d {
         weights: random.bits(8 * 9, 3),
         filters: 8,
         window: same,
@@ -70,6 +79,8 @@ pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
             invert: Some(random.bits(1, 8)),
         }),
     };
+    // The first layer has 8-bit weights where the seed is even.
+    let first = if seed.is_multiple_of(2) { wide } else { narrow };
     let a = builder.operator("conv1", input, "a", first).unwrap();
     let second = OperatorSpec::BbConv2d {
         weights: random.bits(40 * 9, 8),
@@ -80,6 +91,22 @@ pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
         pool: None,
     };
     let b = builder.operator("conv2", a, "b", second).unwrap();
+    let depthwise = OperatorSpec::BbDepthwiseConv2d {
+        weights: random.bits(9, 40),
+        window: same,
+        padding: Padding::Zero,
+        rules: random.rules(Grid::Channel, 1, 40, 4),
+        pool: None,
+    };
+    let b = builder.operator("depthwise", b, "b2", depthwise).unwrap();
+    let pointwise = OperatorSpec::BbPointwiseConv2d {
+        weights: random.bits(40, 40),
+        filters: 40,
+        strides: [1, 1],
+        rules: random.rules(Grid::Channel, 1, 40, 10),
+        pool: None,
+    };
+    let b = builder.operator("pointwise", b, "b3", pointwise).unwrap();
     let pool = OperatorSpec::BMaxPool2d {
         window: Window { strides: [1, 1], ..Window::of(2, 2) },
         use_and: Some(random.bits(1, 40)),
@@ -120,7 +147,7 @@ pub fn originals() -> Vec<Vec<u8>> {
 /// checks of the fields.
 pub fn mutated(random: &mut Random, original: &[u8]) -> Vec<u8> {
     let mut bytes = original.to_vec();
-    let records = size_of::<Header>() + 5 * size_of::<OperatorRecord>() + 30 * size_of::<TensorRecord>();
+    let records = size_of::<Header>() + 7 * size_of::<OperatorRecord>() + 35 * size_of::<TensorRecord>();
     for _ in 0..1 + random.below(3) {
         // Mostly in the header and the records, where every field decides something.
         let range = if random.below(4) == 0 { bytes.len() } else { records };

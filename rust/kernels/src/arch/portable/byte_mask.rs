@@ -33,6 +33,12 @@ fn block_dot(bytes: &[[u8; 4]], masks: &[u32]) -> u32 {
     (even & 0xFFFF) + (even >> 16) + (odd & 0xFFFF) + (odd >> 16)
 }
 
+/// Sum of `bytes[i] * weights[i]` over the shorter of the two.
+#[inline(never)]
+pub(crate) fn byte_dot(bytes: &[u8], weights: &[i8]) -> i32 {
+    bytes.iter().zip(weights).map(|(&b, &w)| i32::from(b) * i32::from(w)).sum()
+}
+
 /// Sum of all bytes.
 #[inline]
 pub(crate) fn byte_sum(bytes: &[[u8; 4]]) -> u32 {

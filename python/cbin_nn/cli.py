@@ -1,0 +1,300 @@
+"""The command line: the verbs of the Python API.
+
+`--json` prints one JSON object on standard output and nothing else there. Progress goes to standard
+error, and only where that is a terminal. Exit status: 0 done, 1 an error in one line, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from . import __version__
+from .errors import CbinError, InvalidArgument, OutputError
+
+__all__ = ["main"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+MODEL = click.Path(path_type=Path)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+force = click.option("--force", is_flag=True, help="Overwrite an output file that exists.")
+
+
+class _Verbs(click.Group):
+    """Prints this package's errors as one line, and keeps the order of the commands."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CbinError as error:
+            message = " ".join(error.message.split())
+            click.echo(f"cbin-nn: {message}", err=True)
+            ctx.exit(1)
+
+
+@click.group(
+    cls=_Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: cbin-nn convert model.h5 -o model.cbn && cbin-nn inspect model.cbn",
+)
+@click.version_option(__version__, prog_name="cbin-nn")
+def main() -> None:
+    """Binarized neural networks on microcontrollers: convert, run on the host, run on a board."""
+
+
+def _print(value: dict[str, Any], as_json: bool, text: str) -> None:
+    click.echo(json.dumps(value) if as_json else text)
+
+
+def _load_array(argument: str, path: Path) -> npt.NDArray[Any]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise InvalidArgument("not-readable", f"{argument} {path}: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        reason = str(error).split("\n")[0]
+        raise InvalidArgument("bad-npy", f"{argument} {path} is no .npy array: {reason}") from error
+    if not isinstance(array, np.ndarray):
+        raise InvalidArgument("bad-npy", f"{argument} {path} holds several arrays: save one with np.save")
+    return array
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error where that is a terminal, else nothing."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@main.command(
+    epilog="Example: cbin-nn convert model.h5 -o model.cbn --input-scale 0.00784313725 --input-offset -1"
+)
+@click.argument("source", type=MODEL)
+@click.option(
+    "-o", "--output-file", "out", type=MODEL, required=True, metavar="MODEL.cbn", help="File to write."
+)
+@click.option(
+    "--output",
+    type=click.Choice(["i8", "i16", "i32", "f32"]),
+    default="i32",
+    show_default=True,
+    help="Type of the last layer's output.",
+)
+@click.option(
+    "--input-scale", type=float, help="The network saw scale * q + offset of a pixel q.  [default: 1]"
+)
+@click.option("--input-offset", type=float, help="See --input-scale.  [default: 0]")
+@click.option("--no-fuse", is_flag=True, help="Keep convolutions and max-pools apart where possible.")
+@force
+@as_json
+def convert(
+    source: Path,
+    out: Path,
+    output: str,
+    input_scale: float | None,
+    input_offset: float | None,
+    no_fuse: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Convert SOURCE, a Larq/Keras file (.h5 or .keras), to a .cbn model."""
+    from .model import convert as convert_file
+
+    if out.exists() and not force:
+        raise OutputError("output-exists", f"{out} exists: choose another name, or overwrite it (--force)")
+    model = convert_file(
+        source,
+        output=cast(Any, output),
+        input_scale=input_scale,
+        input_offset=input_offset,
+        fuse=not no_fuse,
+    )
+    model.save(out, overwrite=force)
+    report = model.report
+    assert report is not None
+    value = {"model": str(out), "bytes": model.file_bytes, "sha256": model.sha256, **report.to_dict()}
+    _print(value, as_json, f"{report}\n{out}: {model.file_bytes:,} bytes")
+
+
+@main.command(epilog="Example: cbin-nn inspect model.cbn")
+@click.argument("model", type=MODEL)
+@as_json
+def inspect(model: Path, as_json: bool) -> None:
+    """Show the layers of MODEL: operator, shape, MACs, flash and RAM."""
+    from .model import load
+    from .report import summary
+
+    loaded = load(model)
+    value = {
+        "name": loaded.name,
+        "input_shape": list(loaded.input_shape),
+        "output": loaded.output_dtype,
+        "output_scale": loaded.output_scale,
+        "classes": loaded.classes,
+        "macs": loaded.macs,
+        "flash": loaded.file_bytes,
+        "arena": loaded.arena_bytes,
+        "sha256": loaded.sha256,
+        "layers": [
+            {
+                "name": layer.name,
+                "operator": layer.operator,
+                "fused_pool": layer.fused_pool,
+                "output_shape": list(layer.output_shape),
+                "output_dtype": layer.output_dtype,
+                "macs": layer.macs,
+                "flash": layer.flash,
+                "output_bytes": layer.output_bytes,
+                "scratch": layer.scratch,
+            }
+            for layer in loaded.layers
+        ],
+    }
+    _print(value, as_json, summary(loaded))
+
+
+@main.command(epilog="Example: cbin-nn run model.cbn images.npy -o logits.npy")
+@click.argument("model", type=MODEL)
+@click.argument("images", type=MODEL)
+@click.option(
+    "-o", "--output-file", "out", type=MODEL, required=True, metavar="OUT.npy", help="File to write."
+)
+@click.option("--dequantize", is_flag=True, help="Write float32 logits instead of integers.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads to use.  [default: one a core]")
+@force
+@as_json
+def run(
+    model: Path, images: Path, out: Path, dequantize: bool, threads: int | None, force: bool, as_json: bool
+) -> None:
+    """Run MODEL on IMAGES, a .npy file of u8 [N, H, W, C], on the host."""
+    import io
+
+    from .files import write_atomically
+    from .model import load
+
+    if out.exists() and not force:
+        raise OutputError("output-exists", f"{out} exists: choose another name, or overwrite it (--force)")
+    loaded = load(model)
+    outputs = loaded.run(_load_array("images", images), threads=threads, dequantize=dequantize)
+    buffer = io.BytesIO()
+    np.save(buffer, outputs)
+    write_atomically(out, buffer.getvalue(), overwrite=force)
+    value = {"output": str(out), "shape": list(outputs.shape), "dtype": str(outputs.dtype)}
+    _print(value, as_json, f"{out}: {outputs.dtype} {list(outputs.shape)}")
+
+
+@main.command("eval", epilog="Example: cbin-nn eval model.cbn --data cifar-10-batches-bin")
+@click.argument("model", type=MODEL)
+@click.option(
+    "--data", type=MODEL, metavar="DIR", help="Folder of CIFAR-10.  [default: the variable CBIN_NN_DATA]"
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads to use.  [default: one a core]")
+@as_json
+def evaluate(model: Path, data: Path | None, threads: int | None, as_json: bool) -> None:
+    """Accuracy of MODEL on CIFAR-10's test split, on the host."""
+    from .data import cifar10
+    from .model import load
+
+    loaded = load(model)
+    images, labels = cifar10(data)
+    start = time.perf_counter()
+    outputs = loaded.run(images, threads=threads)
+    seconds = time.perf_counter() - start
+    accuracy = float((outputs.argmax(axis=1) == labels).mean())
+    rate = len(images) / seconds
+    value = {"accuracy": accuracy, "images": len(images), "images_per_second": rate}
+    _print(value, as_json, f"accuracy {accuracy:.2%} on {len(images):,} images, {rate:,.0f} images a second")
+
+
+@main.command(
+    epilog="Example: cbin-nn bench model.cbn --board qemu-mps2-an500 --images images.npy --count 20"
+)
+@click.argument("model", type=MODEL)
+@click.option("--board", default="qemu-mps2-an500", show_default=True, help="A name of `cbin-nn boards`.")
+@click.option("--images", type=MODEL, metavar="IMAGES.npy", help="u8 [N, H, W, C].  [default: drawn images]")
+@click.option("--labels", type=MODEL, metavar="L.npy", help="Integers [N], for the accuracy.")
+@click.option("--count", type=click.IntRange(min=1), help="Use only the first COUNT images.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.0), metavar="SECONDS", help="How long the board may be silent."
+)
+@as_json
+def bench(
+    model: Path,
+    board: str,
+    images: Path | None,
+    labels: Path | None,
+    count: int | None,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Run MODEL on a board; compare each output with the host's, and count by layer.
+
+    MODEL may also be a source file (.h5, .keras): it is converted first.
+    """
+    from .deploy import bench as run_bench
+
+    loaded = _load_or_convert(model)
+    truth = None if labels is None else _load_array("labels", labels)
+    pictures = None if images is None else _load_array("images", images)
+    with _progress(board) as progress:
+        report = run_bench(
+            loaded, board, pictures, labels=truth, count=count, timeout=timeout, progress=progress
+        )
+    _print(report.to_dict(), as_json, str(report))
+
+
+def _load_or_convert(path: Path) -> Any:
+    from .model import convert as convert_file
+    from .model import load
+
+    try:
+        return load(path)
+    except CbinError as error:
+        if error.slug != "not-converted":
+            raise
+    return convert_file(path)
+
+
+@main.command(epilog="Example: cbin-nn boards --json")
+@as_json
+def boards(as_json: bool) -> None:
+    """List the boards."""
+    from .deploy import boards as known_boards
+    from .report import text_table
+
+    known = known_boards()
+    value = {
+        "boards": [
+            {
+                "name": board.name,
+                "description": board.description,
+                "core": board.core,
+                "clock_hz": board.clock_hz,
+                "needs": board.needs,
+                "simulated": board.simulated,
+            }
+            for board in known
+        ]
+    }
+    rows = [[board.name, board.core, board.description, board.needs] for board in known]
+    _print(value, as_json, text_table(["Board", "Core", "What it is", "Needs"], rows))

@@ -1,0 +1,280 @@
+r"""The source network as a framework-free directed graph: what every reader produces and lowering consumes.
+
+Nodes name the tensors that they read; a node's own name is the name of the tensor that it makes. Nodes
+stand in topological order. Parameters are float32 NumPy arrays in Keras' layouts: convolution kernels
+(kh, kw, in, out), dense kernels (in, out), features of a flattened plane in HWC order.
+
+Quantizers aren't hidden in layers here: a layer with an input quantizer is a `Sign` node followed by a
+`Conv2D` or `Dense` node whose kernel is already quantized.
+
+Invariants that `Graph` checks when it is built: names are unique, inputs exist and come earlier, and
+shapes fit. Shapes are without the batch axis: (height, width, channels) or (features,).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ConversionError
+from ..operators import Window
+
+__all__ = [
+    "BatchNorm",
+    "Bias",
+    "Clip",
+    "Conv2D",
+    "Dense",
+    "Flatten",
+    "Graph",
+    "Identity",
+    "Input",
+    "MaxPool2D",
+    "Node",
+    "PReLU",
+    "Rescaling",
+    "Shape",
+    "Sign",
+    "Softmax",
+]
+
+Float32 = npt.NDArray[np.float32]
+Shape = tuple[int, ...]
+
+#: Planes beyond this are refused: the accumulators and the arena would not fit anything this serves.
+_MAX_SIDE = 65535
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation. `layer` is the source layer's name, for messages and reports."""
+
+    name: str
+    layer: str
+    inputs: tuple[str, ...]
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        """Shape of the result for inputs of these shapes.
+
+        Raises:
+            ConversionError: the shapes do not fit this operation.
+        """
+        return shapes[0]
+
+    def _refuse(self, slug: str, message: str) -> ConversionError:
+        return ConversionError(slug, f"layer {self.layer!r}: {message}")
+
+
+@dataclass(frozen=True, eq=False)
+class Input(Node):
+    """The network's input, values as the user feeds them."""
+
+    shape: Shape = ()
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        """The input's own shape."""
+        return self.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Rescaling(Node):
+    """`y = scale * x + offset`, one float32 value each for the whole tensor."""
+
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2D(Node):
+    """2-D convolution (cross-correlation), channels last.
+
+    `kernel` holds -1 and +1 where `binary`; the result is then multiplied by `scale`,
+    shape (out,), if there is one.
+    Taps in the padding contribute `pad_value` times their weight.
+    """
+
+    kernel: Float32 = field(default_factory=lambda: np.zeros((0, 0, 0, 0), np.float32))
+    window: Window = field(default_factory=lambda: Window((1, 1)))
+    binary: bool = True
+    scale: Float32 | None = None
+    pad_value: float = 0.0
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        """(height, width, filters)."""
+        kh, kw, channels, filters = self.kernel.shape
+        if len(shapes[0]) != 3 or shapes[0][2] != channels:
+            raise self._refuse(
+                "shape-mismatch", f"kernel takes {channels} channels, its input has shape {shapes[0]}"
+            )
+        if (kh, kw) != self.window.kernel or not self.kernel.size:
+            raise self._refuse(
+                "shape-mismatch", f"kernel of shape {self.kernel.shape} does not fit {self.window}"
+            )
+        height, width = self.window.output_size(*shapes[0][:2])
+        if height < 1 or width < 1:
+            raise self._refuse("shape-mismatch", f"the {kh}x{kw} kernel does not fit the {shapes[0]} input")
+        return height, width, filters
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Node):
+    """Fully connected; `kernel` (in, units) holds -1 and +1 where `binary`, `scale` as in `Conv2D`."""
+
+    kernel: Float32 = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    binary: bool = True
+    scale: Float32 | None = None
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        """(units,)."""
+        if len(shapes[0]) != 1:
+            raise self._refuse(
+                "shape-mismatch",
+                f"a dense layer on a tensor of shape {shapes[0]} needs a Flatten layer before it",
+            )
+        if shapes[0][0] != self.kernel.shape[0] or not self.kernel.size:
+            raise self._refuse(
+                "shape-mismatch",
+                f"kernel takes {self.kernel.shape[0]} features, its input has {shapes[0][0]}",
+            )
+        return (int(self.kernel.shape[1]),)
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool2D(Node):
+    """Max-pool; padding taps are skipped."""
+
+    window: Window = field(default_factory=lambda: Window((1, 1)))
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        """(height, width, channels) after the pool."""
+        if len(shapes[0]) != 3:
+            raise self._refuse(
+                "shape-mismatch", f"a 2-D pool needs (height, width, channels), got {shapes[0]}"
+            )
+        height, width = self.window.output_size(*shapes[0][:2])
+        if height < 1 or width < 1:
+            raise self._refuse(
+                "shape-mismatch", f"the {self.window.kernel} pool does not fit the {shapes[0]} input"
+            )
+        return height, width, shapes[0][2]
+
+
+@dataclass(frozen=True, eq=False)
+class _Parametric(Node):
+    """A node with one parameter a channel, or one an element of the whole tensor."""
+
+    def _check(self, shape: Shape, **arrays: Float32) -> Shape:
+        for what, array in arrays.items():
+            if array.shape not in (shape, shape[-1:]):
+                raise self._refuse("shape-mismatch", f"{what} has shape {array.shape}, the tensor is {shape}")
+        return shape
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm(_Parametric):
+    """`gamma * (x - mean) / sqrt(variance + epsilon) + beta`, each of shape (channels,)."""
+
+    gamma: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
+    beta: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
+    mean: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
+    variance: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
+    epsilon: float = 1e-3
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        """The input's shape, after a check of the parameters."""
+        return self._check(
+            shapes[0], gamma=self.gamma, beta=self.beta, mean=self.mean, variance=self.variance
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Bias(_Parametric):
+    """`x + values`, shape (channels,)."""
+
+    values: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        """The input's shape, after a check of the parameters."""
+        return self._check(shapes[0], bias=self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class PReLU(_Parametric):
+    """`x` where `x >= 0`, else `alpha * x`; alpha of shape (channels,) or of the whole tensor."""
+
+    alpha: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        """The input's shape, after a check of the parameters."""
+        return self._check(shapes[0], alpha=self.alpha)
+
+
+@dataclass(frozen=True, eq=False)
+class Clip(Node):
+    """`min(max(x, low), high)`, float32 ends; None is open."""
+
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Sign(Node):
+    """+1 where `x >= 0`, else -1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Flatten(Node):
+    """(height, width, channels) -> (features,), HWC order."""
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        """(features,)."""
+        return (int(np.prod(shapes[0], dtype=object)),)
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax(Node):
+    """Softmax over the last axis: keeps the argmax."""
+
+
+@dataclass(frozen=True, eq=False)
+class Identity(Node):
+    """Does nothing at inference (dropout, noise)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes in topological order; `output` names the tensor that the network returns.
+
+    Raises:
+        ConversionError: a name is repeated or unknown, or shapes do not fit.
+    """
+
+    name: str
+    nodes: list[Node]
+    output: str
+    #: Facts for the user that arose while reading.
+    notes: list[str] = field(default_factory=list)
+    #: Tensor name -> shape without the batch axis; filled in here.
+    shapes: dict[str, Shape] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        for node in self.nodes:
+            if node.name in self.shapes:
+                raise ConversionError(
+                    "bad-graph", f"layer {node.layer!r}: tensor {node.name!r} is made twice"
+                )
+            missing = [name for name in node.inputs if name not in self.shapes]
+            if missing:
+                raise ConversionError(
+                    "bad-graph", f"layer {node.layer!r} reads {missing[0]!r}, which no earlier layer makes"
+                )
+            shape = node.output_shape(tuple(self.shapes[name] for name in node.inputs))
+            if not shape or min(shape) < 1 or (len(shape) > 1 and max(shape) > _MAX_SIDE):
+                raise ConversionError(
+                    "shape-mismatch", f"layer {node.layer!r}: a tensor of shape {shape} is empty or too large"
+                )
+            self.shapes[node.name] = shape
+        if self.output not in self.shapes:
+            raise ConversionError("bad-graph", f"the output {self.output!r} is made by no layer")

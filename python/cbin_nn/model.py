@@ -1,0 +1,328 @@
+"""A converted model on the host: convert, load, save, run, describe."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _native
+from .errors import InvalidArgument, ModelFileError
+from .files import write_atomically
+
+if TYPE_CHECKING:
+    from .converters import ConversionReport
+    from .deploy import BenchReport, Progress
+
+__all__ = ["Layer", "Model", "check_images", "convert", "load", "save"]
+
+Array = npt.NDArray[Any]
+OutputType = Literal["i8", "i16", "i32", "f32"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operator of a model, as `Model.layers` lists it. Sizes are in bytes."""
+
+    name: str
+    operator: str
+    #: (height, width, channels)
+    output_shape: tuple[int, int, int]
+    #: "bits", "i8", "i16" or "i32"
+    output_dtype: str
+    #: Multiply-accumulates an image, taps in the padding included.
+    macs: int
+    #: Weights and rules.
+    flash: int
+    #: This operator's output as it is stored.
+    output_bytes: int
+    scratch: int
+    fused_pool: bool
+
+
+class Model:
+    """A checked `.cbn` model. Made by `convert` or `load`."""
+
+    def __init__(self, native: _native.Model, report: ConversionReport | None = None) -> None:
+        self._native = native
+        #: What the conversion did, layer by layer; None for a model that was loaded.
+        self.report = report
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Model:
+        """Check the bytes of a `.cbn` file.
+
+        Raises:
+            ModelFileError: they are no valid model; the message names the field.
+        """
+        return cls(_native.Model.from_bytes(bytes(data)))
+
+    def to_bytes(self) -> bytes:
+        """The bytes of the `.cbn` file."""
+        return self._native.to_bytes()
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the model to a `.cbn` file, whole or not at all.
+
+        Raises:
+            OutputError: the file exists (and `overwrite` is False) or can't be written.
+        """
+        return write_atomically(path, self.to_bytes(), overwrite=overwrite)
+
+    @property
+    def name(self) -> str:
+        """The source model's name."""
+        return self._native.name
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of one image."""
+        return self._native.input_shape
+
+    @property
+    def output_dtype(self) -> str:
+        """What `run` returns: "i8", "i16", "i32", "f32", or "bits" (packed uint32 words)."""
+        return "f32" if self._native.float_output else self._native.output_dtype
+
+    @property
+    def output_scale(self) -> float:
+        """One step of the integer output in units of the source network's logits."""
+        return self._native.output_scale
+
+    @property
+    def classes(self) -> int:
+        """Length of one output."""
+        return self._native.output_shape[2]
+
+    @property
+    def arena_bytes(self) -> int:
+        """Working memory of one run, scratch included, image and output excluded."""
+        return self._native.arena_bytes
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the `.cbn` file: what the model takes in flash."""
+        return self._native.file_bytes
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the `.cbn` file, hexadecimal."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The operators, in execution order."""
+        return [
+            Layer(
+                name=op.name,
+                operator=op.kind,
+                output_shape=op.output_shape,
+                output_dtype=op.output_dtype,
+                macs=op.macs,
+                flash=op.constant_bytes,
+                output_bytes=op.output_bytes,
+                scratch=op.scratch_bytes,
+                fused_pool=op.fused_pool,
+            )
+            for op in self._native.operators()
+        ]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates an image."""
+        return sum(layer.macs for layer in self.layers)
+
+    def run(self, images: npt.ArrayLike, *, threads: int | None = None, dequantize: bool = False) -> Array:
+        """Run a batch of images, bit for bit as a board does.
+
+        Args:
+            images: uint8 `[N, H, W, C]`, or one image `[H, W, C]`.
+            threads: threads to use; None is one a core.
+            dequantize: return float32 logits, the integers times `output_scale`.
+
+        Returns:
+            `[N, classes]` (`[classes]` for one image) of the model's output type: int8, int16, int32
+            or float32. A model that ends in bits returns packed uint32 words `[N, H, W, words]`.
+
+        Raises:
+            InvalidArgument: wrong dtype, shape or thread count; the message names the argument.
+        """
+        batch = check_images(images, self.input_shape)
+        if threads is not None and (isinstance(threads, bool) or threads < 1):
+            raise InvalidArgument(
+                "bad-threads", f"`threads` is {threads}: use 1 or more, or None for one a core"
+            )
+        single = batch.ndim == 3
+        outputs: Array = self._native.run(
+            batch[None] if single else batch, 0 if threads is None else int(threads)
+        )
+        if (dequantize or self._native.float_output) and self._native.output_dtype != "bits":
+            outputs = self.dequantize(outputs)
+        return outputs[0] if single else outputs
+
+    def dequantize(self, outputs: Array) -> npt.NDArray[np.float32]:
+        """Integer outputs as float32 logits of the source network: `outputs * output_scale`."""
+        return (outputs * self.output_scale).astype(np.float32)
+
+    def run_integers(self, images: npt.ArrayLike, *, threads: int | None = None) -> Array:
+        """As `run`, but always the integers that a board sends, also for a model with float output."""
+        batch = check_images(images, self.input_shape)
+        batch = batch[None] if batch.ndim == 3 else batch
+        outputs: Array = self._native.run(batch, 0 if threads is None else threads)
+        return outputs
+
+    def taps(self, image: npt.ArrayLike) -> dict[str, Array]:
+        """Every operator's output for one image, by operator name.
+
+        Args:
+            image: uint8 `[H, W, C]`.
+
+        Returns:
+            int8 `[H, W, C]` of -1 and +1 for packed tensors, the integers `[classes]` otherwise.
+
+        Raises:
+            InvalidArgument: wrong dtype or shape.
+        """
+        batch = check_images(image, self.input_shape)
+        if batch.ndim != 3:
+            raise InvalidArgument(
+                "bad-shape", f"`image` has shape {list(batch.shape)}, expected one image [H, W, C]"
+            )
+        tapped: dict[str, Array] = {}
+        for layer, raw in zip(self.layers, self._native.run_taps(batch), strict=True):
+            if layer.output_dtype == "bits":
+                height, width, channels = layer.output_shape
+                packed = np.frombuffer(raw, np.uint8).reshape(height, width, -1)
+                bits = np.unpackbits(packed, axis=2, bitorder="little")[:, :, :channels]
+                tapped[layer.name] = bits.astype(np.int8) * 2 - 1
+            else:
+                tapped[layer.name] = np.frombuffer(
+                    raw, np.dtype(f"<{layer.output_dtype[0]}{len(raw) // self.classes}")
+                )
+        return tapped
+
+    def bench(
+        self,
+        board: str = "qemu-mps2-an500",
+        images: npt.ArrayLike | None = None,
+        *,
+        labels: npt.ArrayLike | None = None,
+        count: int | None = None,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> BenchReport:
+        """Run images on a board and compare each output with the host's, byte for byte.
+
+        See `cbin_nn.deploy.bench` for the arguments, the report and the errors.
+        """
+        from .deploy import bench
+
+        return bench(self, board, images, labels=labels, count=count, timeout=timeout, progress=progress)
+
+    def summary(self, print_fn: Callable[[str], None] = print) -> None:
+        """Print the layers as Keras does: operator, output shape, MACs, flash and RAM."""
+        from .report import summary
+
+        print_fn(summary(self))
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.input_shape))
+        layers = len(self.layers)
+        output = f"{self.classes} {self.output_dtype}"
+        return f"<cbin_nn.Model {self.name!r}: {shape} -> {output}, {layers} operators>"
+
+
+def check_images(images: npt.ArrayLike, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """Check that `images` are uint8 `[N, H, W, C]` or `[H, W, C]` of the given (H, W, C).
+
+    Raises:
+        InvalidArgument: naming what is wrong: dtype, shape or range.
+    """
+    array = np.asarray(images)
+    expected = ", ".join(map(str, shape))
+    if array.dtype != np.uint8:
+        hint = "pass integers 0..255 as np.uint8"
+        if array.dtype.kind in "iuf" and array.size:
+            low, high = array.min(), array.max()
+            if not (low >= 0 and high <= 255):
+                hint = f"its values run from {low:g} to {high:g}, and u8 holds 0 to 255"
+            elif array.dtype.kind == "f" and high <= 1:
+                hint = "its values look scaled to 0..1: multiply by 255, round, and use .astype(np.uint8)"
+            else:
+                hint = "its values fit: use .astype(np.uint8)"
+        raise InvalidArgument(
+            "bad-dtype", f"`images` is {array.dtype}, expected uint8 [N, {expected}]: {hint}"
+        )
+    if array.ndim not in (3, 4) or array.shape[-3:] != tuple(shape):
+        hint = ""
+        if array.ndim in (3, 4) and array.shape[-3:] == (shape[2], shape[0], shape[1]):
+            hint = ": these are channels first; use images.transpose(0, 2, 3, 1)"
+        raise InvalidArgument(
+            "bad-shape",
+            f"`images` has shape {list(array.shape)}, expected [N, {expected}] (channels last){hint}",
+        )
+    return array
+
+
+def convert(
+    source: str | os.PathLike[str],
+    *,
+    output: OutputType = "i32",
+    input_scale: float | None = None,
+    input_offset: float | None = None,
+    fuse: bool = True,
+) -> Model:
+    """Convert a trained network to integer operators, exactly.
+
+    Args:
+        source: a Larq/Keras file, `.h5` or `.keras`; its content decides, not its suffix.
+        output: type of the last layer's output. "f32" is i32 on the board, times its scale on the host.
+        input_scale: the network was trained on `input_scale * q + input_offset` of a u8 pixel q; default 1.
+        input_offset: default 0. For images normalised as `x / 127.5 - 1`, pass 1 / 127.5 and -1.
+        fuse: False keeps convolutions and max-pools apart wherever stored bits can be pooled.
+
+    Returns:
+        The model; `model.report` says what was folded into what.
+
+    Raises:
+        ConversionError: a layer or option can't be converted; the message names the layer and what to do.
+        MissingExtra: h5py is not installed.
+    """
+    from .converters import lower_file
+
+    lowered, report = lower_file(
+        source, output=output, input_scale=input_scale, input_offset=input_offset, fuse=fuse
+    )
+    return Model(_native.Model.from_bytes(_native.build_model(lowered)), report)
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Load a `.cbn` file.
+
+    Raises:
+        ModelFileError: it can't be read, or is no valid model; the message names the file and the field.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ModelFileError("not-readable", f"{path}: {error.strerror or error}") from error
+    if data[:8] == b"\x89HDF\r\n\x1a\n" or data[:4] == b"PK\x03\x04":
+        raise ModelFileError(
+            "not-converted",
+            f"{path} looks like a Keras file: convert it first (cbin-nn convert {path} -o MODEL.cbn)",
+        )
+    try:
+        return Model.from_bytes(data)
+    except ModelFileError as error:
+        raise ModelFileError(error.slug, f"{path}: {error.message}") from None
+
+
+def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Write a model to a `.cbn` file: `model.save(path)`."""
+    return model.save(path, overwrite=overwrite)

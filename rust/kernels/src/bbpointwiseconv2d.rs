@@ -1,0 +1,129 @@
+/*!
+Pointwise (1 x 1) convolution of packed activations with packed weights, to packed activations.
+
+A window is one pixel, which lies in the input as its filter lies in the weights: nothing is gathered.
+Weights are `[output channels][words]`, packed as a pixel of the input is.
+*/
+
+use crate::ArgumentError;
+use crate::arch::portable::differing;
+use crate::bits::{bit, check_padding_bits};
+use crate::conv::{self, Accumulate, ConvLayer};
+use crate::error::check_length;
+use crate::rule::{Pool, Rules};
+use crate::shape::{Conv2dGeometry, Shape};
+
+/// A pointwise convolution, validated.
+#[derive(Debug, Clone, Copy)]
+pub struct BbPointwiseConv2d<'a> {
+    layer: ConvLayer<'a>,
+    weights: &'a [u32],
+}
+
+impl<'a> BbPointwiseConv2d<'a> {
+    /// `weights` holds `output channels * geometry.filter_words()` words; the kernel is 1 x 1 without padding.
+    ///
+    /// # Errors
+    /// [`ArgumentError`] naming the argument that does not fit the geometry; [`ArgumentError::Value`] for a kernel
+    /// that is not 1 x 1 or has padding.
+    pub fn new(
+        geometry: Conv2dGeometry,
+        weights: &'a [u32],
+        rules: Rules<'a>,
+        pool: Option<Pool<'a>>,
+    ) -> Result<Self, ArgumentError> {
+        let window = geometry.sliding().window();
+        if window.kernel != [1, 1] {
+            return Err(ArgumentError::Value { argument: "kernel" });
+        }
+        if window.padding != [0; 4] {
+            return Err(ArgumentError::Value { argument: "padding" });
+        }
+        check_length("weights", geometry.output().channels() * geometry.filter_words(), weights.len())?;
+        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, weights })
+    }
+
+    /// Scans the parameters: unused bits are 0. Lengths were checked by [`new`](Self::new); whoever reads
+    /// parameters from elsewhere (a model file) calls this once, not at every run.
+    ///
+    /// # Errors
+    /// [`ArgumentError::PaddingBits`] naming the argument.
+    pub fn check_contents(&self) -> Result<(), ArgumentError> {
+        check_padding_bits("weights", self.weights, self.layer.geometry.input().channels())?;
+        self.layer.check_contents()
+    }
+
+    /// Shape of the output, after the fused pool where there is one.
+    pub fn output(&self) -> &Shape {
+        self.layer.output()
+    }
+
+    /// Whether a max-pool is fused into the convolution.
+    pub fn has_pool(&self) -> bool {
+        self.layer.pool.is_some()
+    }
+
+    /// Words of scratch that [`optimized`](Self::optimized) needs.
+    pub fn scratch_words(&self) -> usize {
+        self.layer.veto_words()
+    }
+
+    /// The pixel of the input under pixel (y, x) of the convolution's plane.
+    fn pixel<'i>(&self, input: &'i [u32], y: usize, x: usize) -> &'i [u32] {
+        let geometry = &self.layer.geometry;
+        let [stride_y, stride_x] = geometry.sliding().window().strides;
+        let words = geometry.input().pixel_words();
+        let at = (y * stride_y * geometry.input().width() + x * stride_x) * words;
+        &input[at..at + words]
+    }
+
+    /// The definition, one product at a time. `input` and `output` are packed planes.
+    ///
+    /// # Errors
+    /// [`ArgumentError::Length`] naming the slice.
+    pub fn reference(&self, input: &[u32], output: &mut [u32]) -> Result<(), ArgumentError> {
+        let shape = *self.layer.geometry.input();
+        check_length("input", shape.words(), input.len())?;
+        let acc = |y: usize, x: usize, filter: usize| {
+            let pixel = self.pixel(input, y, x);
+            let weights = &self.weights[filter * shape.pixel_words()..];
+            (0..shape.channels()).map(|c| if bit(pixel, c) == bit(weights, c) { 1 } else { -1 }).sum()
+        };
+        conv::reference(&self.layer, acc, output)
+    }
+
+    /// Counts the bits in which a pixel and a filter differ.
+    ///
+    /// # Errors
+    /// [`ArgumentError::Length`] naming the slice.
+    pub fn optimized(
+        &self,
+        input: &[u32],
+        output: &mut [u32],
+        scratch: &mut [u32],
+    ) -> Result<(), ArgumentError> {
+        check_length("input", self.layer.geometry.input().words(), input.len())?;
+        check_length("scratch", self.scratch_words(), scratch.len())?;
+        let mut pixels = Pixels { operator: self, input, pixel: &[] };
+        conv::convolve(&self.layer, &mut pixels, output, scratch)
+    }
+}
+
+struct Pixels<'o, 'i> {
+    operator: &'o BbPointwiseConv2d<'o>,
+    input: &'i [u32],
+    pixel: &'i [u32],
+}
+
+impl Accumulate for Pixels<'_, '_> {
+    fn seek(&mut self, y: usize, x: usize) {
+        self.pixel = self.operator.pixel(self.input, y, x);
+    }
+
+    #[inline(always)]
+    fn accumulator(&self, channel: usize) -> i32 {
+        let words = self.pixel.len();
+        let filter = &self.operator.weights[channel * words..(channel + 1) * words];
+        self.operator.layer.geometry.input().channels() as i32 - 2 * differing(filter, self.pixel) as i32
+    }
+}

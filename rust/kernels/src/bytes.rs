@@ -1,0 +1,174 @@
+/*!
+What the two families with 8-bit inputs share: the meaning of an input byte, and the gathered window.
+
+An input byte q means the integer `mul * q + add`, so that images normalised as `x / 127.5 - 1` are exact
+as `2 q - 255`; the scale that is left (1/255 here) belongs to the rules. Taps outside the image contribute
+0, the zero of the *meaning* and not of the byte:
+
+```text
+acc = sum over taps inside of w * (mul * q + add)
+    = mul * (sum of w * q) + add * (sum of w)
+```
+
+each over the taps inside. The first sum costs one pass per output channel; the second changes only with the
+border class of the pixel, and is only needed where `add` is not 0.
+*/
+
+use crate::ArgumentError;
+use crate::arch::portable::byte_sum;
+use crate::conv::Accumulate;
+use crate::shape::Conv2dGeometry;
+
+/// Integer meaning of an input byte q: `mul * q + add`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Affine {
+    /// Factor, at least 1.
+    pub mul: i32,
+    /// Offset.
+    pub add: i32,
+}
+
+impl Affine {
+    /// Checks that no accumulator of `geometry` with weights in `-weight..=weight` leaves `i32`.
+    pub(crate) fn check(&self, geometry: &Conv2dGeometry, weight: i64) -> Result<(), ArgumentError> {
+        if self.mul < 1 {
+            return Err(ArgumentError::Value { argument: "input mul" });
+        }
+        // |acc| <= products * weight * max |mul q + add|; each partial sum is below the same bound.
+        let largest = 255 * i64::from(self.mul) + i64::from(self.add).abs();
+        let limit = i64::from(i32::MAX);
+        if largest > limit
+            || largest * weight > limit
+            || largest * weight * geometry.products() as i64 > limit
+        {
+            return Err(ArgumentError::Overflow { argument: "input meaning" });
+        }
+        Ok(())
+    }
+}
+
+/// The filters of a layer with 8-bit inputs.
+pub(crate) trait ByteFilters {
+    /// Sum of w * q over a window in filter order, padded with 0 to whole words. `total` is the sum of its bytes.
+    fn dot(&self, filter: usize, window: &[[u8; 4]], total: u32) -> i32;
+}
+
+/// The taps inside the image of a pixel, as (first row, end row, first column, end column).
+type BorderClass = (usize, usize, usize, usize);
+
+/// The bytes of one pixel's window, in the order of a filter's bytes; 0 outside the image.
+pub(crate) struct Gathered<'a, F> {
+    geometry: &'a Conv2dGeometry,
+    affine: Affine,
+    filters: F,
+    input: &'a [u8],
+    window: &'a mut [[u8; 4]],
+    /// `add` times the sum of each filter's weights inside, in two's complement, for the current border class.
+    sums: &'a mut [u32],
+    /// Sum of all bytes of the window.
+    total: u32,
+    border_class: Option<BorderClass>,
+}
+
+impl<'a, F: ByteFilters> Gathered<'a, F> {
+    /// `sums` holds one word a filter, or nothing where `affine.add` is 0.
+    pub(crate) fn new(
+        geometry: &'a Conv2dGeometry,
+        affine: Affine,
+        filters: F,
+        input: &'a [u8],
+        window: &'a mut [[u8; 4]],
+        sums: &'a mut [u32],
+    ) -> Self {
+        window.fill([0; 4]);
+        Self { geometry, affine, filters, input, window, sums, total: 0, border_class: None }
+    }
+
+    /// Empties the window, so that the taps outside `class` are 0, and sums the weights inside.
+    fn enter(&mut self, class: BorderClass) {
+        if self.border_class == Some(class) {
+            return;
+        }
+        self.border_class = Some(class);
+        self.window.fill([0; 4]);
+        if self.affine.add == 0 {
+            return;
+        }
+        // The sum of the weights inside is their dot product with a window of ones.
+        let (first_y, end_y, first_x, end_x) = class;
+        let channels = self.geometry.input().channels();
+        let kernel_width = self.geometry.sliding().window().kernel[1];
+        let bytes = self.window.as_flattened_mut();
+        for tap_y in first_y..end_y {
+            let at = tap_y * kernel_width * channels;
+            bytes[at + first_x * channels..at + end_x * channels].fill(1);
+        }
+        let weights = ((end_y - first_y) * (end_x - first_x) * channels) as u32;
+        for (filter, sum) in self.sums.iter_mut().enumerate() {
+            *sum = (self.affine.add * self.filters.dot(filter, self.window, weights)) as u32;
+        }
+    }
+}
+
+impl<F: ByteFilters> Accumulate for Gathered<'_, F> {
+    fn seek(&mut self, y: usize, x: usize) {
+        let (input, sliding) = (self.geometry.input(), self.geometry.sliding());
+        let window = sliding.window();
+        let channels = input.channels();
+        let (first_y, end_y) = sliding.taps_inside(0, y);
+        let (first_x, end_x) = sliding.taps_inside(1, x);
+        // Taps outside were zeroed when this border class was entered, and stay so within it.
+        self.enter((first_y, end_y, first_x, end_x));
+        let bytes = self.window.as_flattened_mut();
+        for tap_y in first_y..end_y {
+            let row =
+                (y * window.strides[0] + tap_y * window.dilation[0] - window.padding[0]) * input.width();
+            let at = tap_y * window.kernel[1] * channels;
+            if window.dilation[1] == 1 && end_x > first_x {
+                let from = (row + x * window.strides[1] + first_x - window.padding[1]) * channels;
+                let len = (end_x - first_x) * channels;
+                let to = at + first_x * channels;
+                bytes[to..to + len].copy_from_slice(&self.input[from..from + len]);
+            } else {
+                for tap_x in first_x..end_x {
+                    let column = x * window.strides[1] + tap_x * window.dilation[1] - window.padding[1];
+                    let (from, to) = ((row + column) * channels, at + tap_x * channels);
+                    bytes[to..to + channels].copy_from_slice(&self.input[from..from + channels]);
+                }
+            }
+        }
+        self.total = byte_sum(self.window);
+    }
+
+    #[inline(always)]
+    fn accumulator(&self, channel: usize) -> i32 {
+        let acc = self.affine.mul * self.filters.dot(channel, self.window, self.total);
+        if self.affine.add == 0 { acc } else { acc + self.sums[channel] as i32 }
+    }
+}
+
+/// The definition of one accumulator, product by product. `weight(filter, tap, channel)` is a weight.
+pub(crate) fn reference_accumulator(
+    geometry: &Conv2dGeometry,
+    affine: Affine,
+    input: &[u8],
+    weight: impl Fn(usize, usize, usize) -> i32,
+    (y, x, filter): (usize, usize, usize),
+) -> i32 {
+    let (sliding, channels) = (geometry.sliding(), geometry.input().channels());
+    let [kernel_height, kernel_width] = sliding.window().kernel;
+    let mut acc = 0;
+    for tap_y in 0..kernel_height {
+        for tap_x in 0..kernel_width {
+            let (Some(y), Some(x)) = (sliding.input_at(0, y, tap_y), sliding.input_at(1, x, tap_x)) else {
+                continue;
+            };
+            for channel in 0..channels {
+                let q = input[(y * geometry.input().width() + x) * channels + channel];
+                let value = affine.mul * i32::from(q) + affine.add;
+                acc += weight(filter, tap_y * kernel_width + tap_x, channel) * value;
+            }
+        }
+    }
+    acc
+}

@@ -1,0 +1,156 @@
+"""`cbin_nn.deploy` on the emulated board: the real firmware on the real QEMU."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cbin_nn
+import numpy as np
+import pytest
+from cbin_nn import deploy
+from cbin_nn.errors import BoardError, InvalidArgument
+from cbin_nn.images import draw_images
+from conftest import require
+
+BOARD = "qemu-mps2-an500"
+
+
+@pytest.fixture(autouse=True)
+def board() -> str:
+    require("qemu-system-arm", shutil.which("qemu-system-arm") is not None, "apt-get install qemu-system-arm")
+    try:
+        deploy.runner_path(BOARD)
+        found = True
+    except BoardError:
+        found = False
+    require("the runner image", found, "make firmware")
+    return BOARD
+
+
+@pytest.fixture(scope="module")
+def model() -> cbin_nn.Model:
+    return cbin_nn.convert(Path(__file__).parent / "fixtures" / "tiny.h5")
+
+
+def test_host_and_board_give_the_same_bytes(model: cbin_nn.Model, fixtures: Path) -> None:
+    images = np.load(fixtures / "tiny_images.npy")
+    labels = np.load(fixtures / "tiny_predictions.npz")["argmax"]
+    report = model.bench(BOARD, images, labels=labels)
+    assert (report.images, report.agree, report.differing_bytes) == (100, 100, 0)
+    assert report.accuracy == 1.0
+    np.testing.assert_array_equal(report.outputs, model.run(images))
+    assert report.simulated
+    assert report.clock_hz is None
+
+
+@pytest.mark.parametrize("output", ["i8", "i16", "f32"])
+def test_every_output_type_agrees_on_the_board(output: str, fixtures: Path) -> None:
+    model = cbin_nn.convert(fixtures / "tiny.h5", output=output)
+    assert model.bench(BOARD, count=10).agree == 10
+
+
+def test_the_unfused_model_agrees_on_the_board(fixtures: Path) -> None:
+    assert cbin_nn.convert(fixtures / "tiny.h5", fuse=False).bench(BOARD, count=10).agree == 10
+
+
+def test_instructions_repeat_exactly_and_add_up(model: cbin_nn.Model) -> None:
+    images = draw_images(8, *model.input_shape[:2], seed=9)
+    first, second = model.bench(BOARD, images), model.bench(BOARD, images)
+    np.testing.assert_array_equal(first.counts, second.counts)
+    assert first.to_dict() == second.to_dict()
+    value = first.to_dict()
+    assert value["instructions_min"] <= value["instructions"] <= value["instructions_max"]
+    assert [layer["operator"] for layer in value["layers"]] == [layer.operator for layer in model.layers]
+    assert all(layer["instructions"] > 0 for layer in value["layers"])
+    # The timer ticks every 40 instructions.
+    assert not (first.counts % 40).any()
+
+
+def test_memory_is_reported_in_full(model: cbin_nn.Model) -> None:
+    value = model.bench(BOARD, count=2).to_dict()
+    assert value["ram"]["arena"] == model.arena_bytes
+    assert value["ram"]["io"] == 12 * 12 * 3 + 4 * model.classes
+    assert set(value["ram"]) == {"arena", "io", "stack", "transport", "other"}
+    assert 200 < value["ram"]["stack"] < 12 * 1024
+    assert value["flash"]["model"] == model.file_bytes
+    assert 10_000 < value["flash"]["code"] < 100_000
+    assert value["model_sha256"] == model.sha256
+    assert value["simulated"] is True
+    assert "cycles" not in value
+    assert "milliseconds" not in value
+
+
+def test_the_report_reads_well(model: cbin_nn.Model) -> None:
+    report = model.bench(BOARD, count=2)
+    assert "2 images, 0 differing bytes" in str(report)
+    assert "not time" in str(report)
+    assert report.to_markdown().count("\n| ") == len(model.layers) + 2
+
+
+def test_progress_is_told_and_may_stop_the_run(model: cbin_nn.Model) -> None:
+    told: list[tuple[int, int]] = []
+    model.bench(BOARD, count=3, progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (3, 3)
+
+    class Enough(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise Enough
+
+    with pytest.raises(Enough):
+        model.bench(BOARD, count=50, progress=stop)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"count": 0}, "count"),
+        ({"images": np.zeros((2, 12, 12, 3), np.uint8), "count": 3}, "count.*3.*2 images"),
+        ({"images": np.zeros((0, 12, 12, 3), np.uint8)}, "empty"),
+        ({"images": np.zeros((2, 12, 12, 3), np.uint8), "labels": [1]}, "labels"),
+        ({"images": np.zeros((2, 12, 12, 3))}, "float64"),
+        ({"count": 1, "timeout": -1.0}, "timeout"),
+    ],
+)
+def test_wrong_arguments_are_named(model: cbin_nn.Model, arguments: dict, message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        model.bench(BOARD, **arguments)
+
+
+def test_an_unknown_board_lists_the_known_ones(model: cbin_nn.Model) -> None:
+    with pytest.raises(BoardError, match=BOARD):
+        model.bench("stm32-of-my-dreams")
+
+
+def test_a_missing_runner_says_how_to_get_it(
+    model: cbin_nn.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CBIN_NN_RUNNERS", str(tmp_path))
+    with pytest.raises(BoardError, match="make firmware"):
+        model.bench(BOARD, count=1)
+
+
+def test_a_missing_emulator_names_the_command(model: cbin_nn.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CBIN_NN_QEMU", "/nowhere/qemu-system-arm")
+    with pytest.raises(BoardError, match="apt-get install qemu-system-arm"):
+        model.bench(BOARD, count=1)
+
+
+def test_a_model_too_large_for_the_board_is_refused_with_numbers() -> None:
+    from cbin_nn import _native
+    from cbin_nn.operators import BBQFC, LoweredModel, QBConv2D, Requantization, Rules, Window
+
+    side = 1400  # a plane of 1400 x 1400 x 4 bytes: beyond the board's workspace
+    rules = Rules(np.zeros(1, np.int32), np.full(1, 2**31 - 1, np.int32), np.zeros(1, bool))
+    conv = QBConv2D("large", "x", "y", np.ones((1, 1, 1, 1), np.int8), Window((1, 1)), rules)
+    ones = np.ones(1, np.int64)
+    head = Requantization(ones, 0 * ones, ones, 0 * ones, np.zeros(1, np.int32), 0, "i32", 1.0)
+    weights = np.ones((1, side * side), np.int8)
+    lowered = LoweredModel("large", "x", (side, side, 1), [conv, BBQFC("fc", "y", "z", weights, head)], "z")
+    model = cbin_nn.Model(_native.Model.from_bytes(_native.build_model(lowered)))
+    with pytest.raises(BoardError, match=r"\d{6,}.*\d{6,}") as caught:
+        model.bench(BOARD, np.zeros((1, side, side, 1), np.uint8))
+    assert caught.value.slug in {"arena-too-small", "model-too-large"}
