@@ -12,6 +12,7 @@ from cbin_nn.operators import (
     BBFC,
     BBQFC,
     BBConv2D,
+    BBPointwiseConv2D,
     BMaxPool2D,
     LoweredModel,
     QBConv2D,
@@ -49,7 +50,7 @@ def apply_rules(acc: Ints, rules: Rules) -> Bools:
     return ((acc >= rules.lo) & (acc <= rules.hi)) ^ rules.flip
 
 
-def convolve(op: QBConv2D | BBConv2D, x: npt.NDArray) -> Ints:
+def convolve(op: QBConv2D | BBConv2D | BBPointwiseConv2D, x: npt.NDArray) -> Ints:
     """Accumulators (N, Ho, Wo, filters): taps outside contribute 0, or their weight with one-padding."""
     if isinstance(op, QBConv2D):
         values = x.astype(np.float64) * op.input_mul + op.input_add
@@ -68,7 +69,7 @@ def pooled_or(bits: Bools, window: Window) -> Bools:
     return windows(bits, window, False).any(axis=(3, 4))
 
 
-def run_conv(op: QBConv2D | BBConv2D, x: npt.NDArray) -> Bools:
+def run_conv(op: QBConv2D | BBConv2D | BBPointwiseConv2D, x: npt.NDArray) -> Bools:
     acc = convolve(op, x)
     if op.pool is None:
         assert op.rules.grid != "output"
@@ -124,7 +125,7 @@ def run(model: LoweredModel, images: npt.NDArray[np.uint8]) -> dict[str, npt.NDA
     tensors: dict[str, npt.NDArray] = {model.input: images}
     for op in model.operators:
         x = tensors[op.input]
-        if isinstance(op, (QBConv2D, BBConv2D)):
+        if isinstance(op, (QBConv2D, BBConv2D, BBPointwiseConv2D)):
             y: npt.NDArray = run_conv(op, x)
         elif isinstance(op, BMaxPool2D):
             y = run_pool(op, x)

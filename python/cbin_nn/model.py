@@ -160,7 +160,7 @@ class Model:
             )
         single = batch.ndim == 3
         outputs: Array = self._native.run(
-            batch[None] if single else batch, 0 if threads is None else int(threads)
+            batch[None] if single else batch, 0 if threads is None else int(threads), False
         )
         if (dequantize or self._native.float_output) and self._native.output_dtype != "bits":
             outputs = self.dequantize(outputs)
@@ -174,7 +174,7 @@ class Model:
         """As `run`, but always the integers that a board sends, also for a model with float output."""
         batch = check_images(images, self.input_shape)
         batch = batch[None] if batch.ndim == 3 else batch
-        outputs: Array = self._native.run(batch, 0 if threads is None else threads)
+        outputs: Array = self._native.run(batch, 0 if threads is None else threads, False)
         return outputs
 
     def taps(self, image: npt.ArrayLike) -> dict[str, Array]:

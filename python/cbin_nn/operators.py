@@ -25,11 +25,14 @@ __all__ = [
     "BBFC",
     "BBQFC",
     "BBConv2D",
+    "BBDepthwiseConv2D",
+    "BBPointwiseConv2D",
     "BMaxPool2D",
     "LoweredModel",
     "Operator",
     "Pool",
     "QBConv2D",
+    "QQConv2D",
     "Requantization",
     "Rules",
     "Window",
@@ -127,6 +130,59 @@ class BBConv2D:
 
 
 @dataclass(frozen=True)
+class QQConv2D:
+    """8-bit input, 8-bit weights, packed output: `acc = sum over taps inside of w * (mul * q + add)`."""
+
+    name: str
+    input: str
+    output: str
+    #: (output channels, kernel height, kernel width, input channels), int8.
+    weights: Signs
+    window: Window
+    rules: Rules
+    pool: Pool | None = None
+    #: Integer meaning of a u8 input q: `mul * q + add`, with mul >= 1.
+    input_mul: int = 1
+    input_add: int = 0
+    kind: Literal["qqconv2d"] = "qqconv2d"
+
+
+@dataclass(frozen=True)
+class BBPointwiseConv2D:
+    """Packed input, +-1 weights, 1 x 1 kernel without padding, packed output: `acc = sum of w * x`."""
+
+    name: str
+    input: str
+    output: str
+    #: (output channels, 1, 1, input channels), values -1 and +1.
+    weights: Signs
+    #: Only its strides matter.
+    window: Window
+    rules: Rules
+    pool: Pool | None = None
+    kind: Literal["bbpointwiseconv2d"] = "bbpointwiseconv2d"
+
+
+@dataclass(frozen=True)
+class BBDepthwiseConv2D:
+    """Packed input, +-1 weights, one filter a channel, packed output: `acc = sum over taps of w * x`.
+
+    Taps outside the image contribute 0, or their weight where `one_padding` (Larq's `pad_values=1`).
+    """
+
+    name: str
+    input: str
+    output: str
+    #: (kernel height, kernel width, channels), values -1 and +1.
+    weights: Signs
+    window: Window
+    rules: Rules
+    pool: Pool | None = None
+    one_padding: bool = False
+    kind: Literal["bbdepthwiseconv2d"] = "bbdepthwiseconv2d"
+
+
+@dataclass(frozen=True)
 class BMaxPool2D:
     """Max-pool of packed bits: OR (or AND where `use_and`, per channel) of the bits in a window."""
 
@@ -186,7 +242,7 @@ class BBQFC:
     kind: Literal["bbqfc"] = "bbqfc"
 
 
-Operator = QBConv2D | BBConv2D | BMaxPool2D | BBFC | BBQFC
+Operator = QBConv2D | QQConv2D | BBConv2D | BBPointwiseConv2D | BBDepthwiseConv2D | BMaxPool2D | BBFC | BBQFC
 
 
 @dataclass(frozen=True)
@@ -194,12 +250,14 @@ class LoweredModel:
     """A whole converted network."""
 
     name: str
-    #: Tensor name of the u8 input and its (height, width, channels).
+    #: Tensor name of the input and its (height, width, channels).
     input: str
     input_shape: tuple[int, int, int]
     operators: list[Operator]
     output: str
     #: True where the caller asked for `output="f32"`: the file holds i32, and the host scales it.
     float_output: bool = False
+    #: "u8", or "bits" for packed input.
+    input_dtype: Literal["u8", "bits"] = "u8"
     #: One line a fact the user should know (dropped softmax, snapped scale ...).
     notes: list[str] = field(default_factory=list)

@@ -37,6 +37,7 @@ from ..operators import (
     BBFC,
     BBQFC,
     BBConv2D,
+    BBPointwiseConv2D,
     BMaxPool2D,
     LoweredModel,
     Operator,
@@ -631,6 +632,8 @@ class _Lowering:
         if state.meaning is not None:
             mul, add, _ = state.meaning
             operator = QBConv2D(name, state.source, name, state.weights, state.window, rules, pool, mul, add)
+        elif state.window.kernel == (1, 1) and not any(state.window.padding):
+            operator = BBPointwiseConv2D(name, state.source, name, state.weights, state.window, rules, pool)
         else:
             operator = BBConv2D(
                 name, state.source, name, state.weights, state.window, rules, pool, state.one_padding

@@ -1,11 +1,21 @@
 //! Models that own their bytes, and many images on all cores.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use rayon::prelude::*;
 
 use crate::aligned::AlignedBytes;
 use crate::{FormatError, Model, NoObserver, RunError};
+
+/// Which of an operator's two kernels a batch runs. Both give the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// The definition, one product at a time.
+    Reference,
+    /// What a board runs.
+    Optimized,
+}
 
 /// A checked model with its bytes. Cheap to clone; shared between threads.
 #[derive(Debug, Clone)]
@@ -40,6 +50,20 @@ impl OwnedModel {
     /// # Errors
     /// [`RunError`] naming the argument.
     pub fn run_batch(&self, images: &[u8], outputs: &mut [u8], threads: usize) -> Result<(), RunError> {
+        self.run_batch_with(Kernel::Optimized, images, outputs, threads)
+    }
+
+    /// As [`run_batch`](Self::run_batch), with a choice of kernel.
+    ///
+    /// # Errors
+    /// As [`run_batch`](Self::run_batch).
+    pub fn run_batch_with(
+        &self,
+        kernel: Kernel,
+        images: &[u8],
+        outputs: &mut [u8],
+        threads: usize,
+    ) -> Result<(), RunError> {
         let model = self.view();
         let (input, output) = (model.input_bytes(), model.output_bytes());
         let count = images.len() / input;
@@ -50,10 +74,14 @@ impl OwnedModel {
                 return Err(RunError::Length { argument, expected, got });
             }
         }
+        let run_one = |arena: &mut Vec<u32>, image: &[u8], output: &mut [u8]| match kernel {
+            Kernel::Optimized => model.run(image, output, arena, &mut NoObserver),
+            Kernel::Reference => model.run_reference(image, output, arena, &mut NoObserver),
+        };
         let mut run = || {
             images.par_chunks_exact(input).zip(outputs.par_chunks_exact_mut(output)).try_for_each_init(
                 || alloc::vec![0u32; model.arena_bytes() / 4],
-                |arena, (image, output)| model.run(image, output, arena, &mut NoObserver),
+                |arena, (image, output)| run_one(arena, image, output),
             )
         };
         match threads {
@@ -63,7 +91,7 @@ impl OwnedModel {
                 images
                     .chunks_exact(input)
                     .zip(outputs.chunks_exact_mut(output))
-                    .try_for_each(|(image, output)| model.run(image, output, &mut arena, &mut NoObserver))
+                    .try_for_each(|(image, output)| run_one(&mut arena, image, output))
             }
             // A pool that can't be built (no threads to be had) is no reason to fail: run on the global one.
             _ => match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {

@@ -245,6 +245,28 @@ impl<'a> Operator<'a> {
     }
 }
 
+impl Operator<'_> {
+    /// Runs the naive reference instead: as [`run`](Self::run), without scratch.
+    pub(crate) fn run_reference(&self, input: &[u8], output: &mut [u8], dtype: DType) -> Option<()> {
+        let words = |bytes| bytemuck::try_cast_slice::<u8, u32>(bytes).ok();
+        match self {
+            Self::QbConv2d(operator, _) => operator.reference(input, elements(output)?).ok(),
+            Self::QqConv2d(operator, _) => operator.reference(input, elements(output)?).ok(),
+            Self::BbConv2d(operator, _) => operator.reference(words(input)?, elements(output)?).ok(),
+            Self::BbPointwiseConv2d(operator, _) => operator.reference(words(input)?, elements(output)?).ok(),
+            Self::BbDepthwiseConv2d(operator) => operator.reference(words(input)?, elements(output)?).ok(),
+            Self::BMaxPool2d(operator) => operator.reference(words(input)?, elements(output)?).ok(),
+            Self::BbFc(operator, _) => operator.reference(words(input)?, elements(output)?).ok(),
+            Self::BbqFc(operator, ..) => match dtype {
+                DType::I8 => operator.reference::<i8>(words(input)?, elements(output)?).ok(),
+                DType::I16 => operator.reference::<i16>(words(input)?, elements(output)?).ok(),
+                DType::I32 => operator.reference::<i32>(words(input)?, elements(output)?).ok(),
+                _ => None,
+            },
+        }
+    }
+}
+
 /// Bytes as elements, where they are aligned to them.
 fn elements<T: bytemuck::Pod>(bytes: &mut [u8]) -> Option<&mut [T]> {
     bytemuck::try_cast_slice_mut(bytes).ok()

@@ -2,7 +2,8 @@
 
 use core::ops::Range;
 
-use crate::format::Place;
+use crate::format::{DType, Place};
+use crate::operator::Operator;
 use crate::view::Tensor;
 use crate::{Model, RunError};
 
@@ -41,6 +42,37 @@ impl Model<'_> {
         arena: &mut [u32],
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
+        self.walk(input, output, arena, observer, |operator, input, output, dtype, scratch| {
+            operator.run(input, output, dtype, scratch)
+        })
+    }
+
+    /// As [`run`](Self::run), with every operator's naive reference: slow, and the same bytes.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_reference(
+        &self,
+        input: &[u8],
+        output: &mut [u8],
+        arena: &mut [u32],
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        self.walk(input, output, arena, observer, |operator, input, output, dtype, _| {
+            operator.run_reference(input, output, dtype)
+        })
+    }
+
+    /// `execute` runs one operator on (input, output, output type, scratch).
+    #[inline(always)]
+    fn walk(
+        &self,
+        input: &[u8],
+        output: &mut [u8],
+        arena: &mut [u32],
+        observer: &mut impl Observer,
+        execute: impl Fn(&Operator<'_>, &[u8], &mut [u8], DType, &mut [u32]) -> Option<()>,
+    ) -> Result<(), RunError> {
         exact("input", self.input_bytes(), input.len())?;
         exact("output", self.output_bytes(), output.len())?;
         aligned("input", &self.input(), input)?;
@@ -70,7 +102,7 @@ impl Model<'_> {
                 _ => bytemuck::cast_slice_mut(to).get_mut(..target.bytes).ok_or(failed)?,
             };
             observer.before(index);
-            operator.run(from, to, target.dtype, scratch).ok_or(failed)?;
+            execute(&operator, from, to, target.dtype, scratch).ok_or(failed)?;
             observer.after(index, to);
         }
         Ok(())
@@ -95,7 +127,6 @@ fn exact(argument: &'static str, expected: usize, got: usize) -> Result<(), RunE
 }
 
 fn aligned(argument: &'static str, tensor: &Tensor<'_>, bytes: &[u8]) -> Result<(), RunError> {
-    use crate::format::DType;
     let alignment = match tensor.dtype {
         DType::U8 | DType::I8 => 1,
         DType::I16 => 2,

@@ -70,7 +70,12 @@ pub(crate) fn build_model<'py>(
     let float_output: bool = lowered.getattr("float_output")?.extract()?;
     let shape = Shape::new(height, width, channels)
         .map_err(|e| errors::argument("bad-shape", format!("input `{input}`: {e}")))?;
-    let mut builder = Builder::new(&name, &input, DType::U8, shape);
+    let dtype: String = lowered.getattr("input_dtype")?.extract()?;
+    let dtype =
+        DType::from_name(&dtype).filter(|dtype| matches!(dtype, DType::U8 | DType::Bits)).ok_or_else(
+            || errors::argument("bad-dtype", format!("input `{input}`: type `{dtype}` is no input type")),
+        )?;
+    let mut builder = Builder::new(&name, &input, dtype, shape);
     let mut tensors = HashMap::from([(input, builder.input())]);
     for operator in lowered.getattr("operators")?.try_iter()? {
         let operator = operator?;
@@ -115,6 +120,42 @@ fn operator_spec(operator: &Bound<'_, PyAny>, name: &str, input_channels: usize)
             Ok(OperatorSpec::BbConv2d {
                 weights: packed_signs(&parts.weights, name, input_channels)?,
                 filters: rows(&parts.weights),
+                window: parts.window.into(),
+                padding: if one { Padding::One } else { Padding::Zero },
+                rules: parts.rules.spec(name)?,
+                pool: parts.pool.map(|pool| pool.spec(name)).transpose()?,
+            })
+        }
+        "qqconv2d" => {
+            let parts: PyConvolution<'_> = operator.extract()?;
+            let affine = Affine {
+                mul: operator.getattr("input_mul")?.extract()?,
+                add: operator.getattr("input_add")?.extract()?,
+            };
+            Ok(OperatorSpec::QqConv2d {
+                weights: elements(&parts.weights),
+                filters: rows(&parts.weights),
+                window: parts.window.into(),
+                affine,
+                rules: parts.rules.spec(name)?,
+                pool: parts.pool.map(|pool| pool.spec(name)).transpose()?,
+            })
+        }
+        "bbpointwiseconv2d" => {
+            let parts: PyConvolution<'_> = operator.extract()?;
+            Ok(OperatorSpec::BbPointwiseConv2d {
+                weights: packed_signs(&parts.weights, name, input_channels)?,
+                filters: rows(&parts.weights),
+                strides: parts.window.strides,
+                rules: parts.rules.spec(name)?,
+                pool: parts.pool.map(|pool| pool.spec(name)).transpose()?,
+            })
+        }
+        "bbdepthwiseconv2d" => {
+            let parts: PyConvolution<'_> = operator.extract()?;
+            let one: bool = operator.getattr("one_padding")?.extract()?;
+            Ok(OperatorSpec::BbDepthwiseConv2d {
+                weights: packed_signs(&parts.weights, name, input_channels)?,
                 window: parts.window.into(),
                 padding: if one { Padding::One } else { Padding::Zero },
                 rules: parts.rules.spec(name)?,

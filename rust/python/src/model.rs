@@ -1,6 +1,6 @@
 //! `Model`: load, describe, run.
 
-use cbin_nn_model::batch::OwnedModel;
+use cbin_nn_model::batch::{Kernel, OwnedModel};
 use cbin_nn_model::format::DType;
 use cbin_nn_model::{Observer, Tensor};
 use numpy::{Element, IntoPyArray, PyReadonlyArrayDyn, PyUntypedArrayMethods};
@@ -129,38 +129,19 @@ impl Model {
             .collect()
     }
 
-    /// Runs a batch `[N, H, W, C]` of u8 images on `threads` threads (0: one a core).
-    /// Returns integers `[N, units]`, or packed words `[N, H, W, words]` for a packed output.
+    /// Runs a batch on `threads` threads (0: one a core): u8 images `[N, H, W, C]`, or uint32 words `[N, H, W, words]`
+    /// for a model with packed input. Returns integers `[N, units]`, or words for a packed output.
     fn run<'py>(
         &self,
         py: Python<'py>,
-        images: PyReadonlyArrayDyn<'py, u8>,
+        images: &Bound<'py, PyAny>,
         threads: usize,
+        reference: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let model = self.inner.view();
-        let (height, width, channels) = hwc(&model.input());
-        let expected = [height, width, channels].map(|d| d as usize);
-        if images.shape().len() != 4 || images.shape()[1..] != expected {
-            return Err(errors::argument(
-                "bad-shape",
-                format!(
-                    "`images` has shape {:?}, expected [N, {height}, {width}, {channels}]",
-                    images.shape()
-                ),
-            ));
-        }
-        if model.input().dtype != DType::U8 {
-            return Err(errors::argument(
-                "bad-dtype",
-                "this model takes packed bits, not u8 images".to_owned(),
-            ));
-        }
-        let count = images.shape()[0];
-        match model.output().dtype {
-            DType::I8 => self.run_as::<i8>(py, images, count, threads),
-            DType::I16 => self.run_as::<i16>(py, images, count, threads),
-            DType::I32 => self.run_as::<i32>(py, images, count, threads),
-            _ => self.run_as::<u32>(py, images, count, threads),
+        let kernel = if reference { Kernel::Reference } else { Kernel::Optimized };
+        match self.inner.view().input().dtype {
+            DType::U8 => self.run_on::<u8>(py, images, kernel, threads),
+            _ => self.run_on::<u32>(py, images, kernel, threads),
         }
     }
 
@@ -193,21 +174,56 @@ impl Model {
 }
 
 impl Model {
-    fn run_as<'py, T: Element + bytemuck::Pod>(
+    /// `T` is the type of an input element.
+    fn run_on<'py, T: Element + bytemuck::Pod + Sync>(
         &self,
         py: Python<'py>,
-        images: PyReadonlyArrayDyn<'py, u8>,
-        count: usize,
+        images: &Bound<'py, PyAny>,
+        kernel: Kernel,
         threads: usize,
     ) -> PyResult<Bound<'py, PyAny>> {
         let model = self.inner.view();
-        let elements = model.output_bytes() / size_of::<T>();
+        let input = model.input();
+        let (height, width, _) = hwc(&input);
+        let last = input.bytes / size_of::<T>() / (height * width) as usize;
+        let images: PyReadonlyArrayDyn<'py, T> = images.extract().map_err(|_| {
+            let kind = input.dtype.name();
+            errors::argument("bad-dtype", format!("`images` must be a NumPy array for {kind} input"))
+        })?;
+        let expected = [height as usize, width as usize, last];
+        if images.shape().len() != 4 || images.shape()[1..] != expected {
+            return Err(errors::argument(
+                "bad-shape",
+                format!("`images` has shape {:?}, expected [N, {height}, {width}, {last}]", images.shape()),
+            ));
+        }
         let images = images.as_array();
         let images = images.as_standard_layout();
-        let images = images.as_slice().unwrap_or(&[]);
+        let bytes: &[u8] = bytemuck::cast_slice(images.as_slice().unwrap_or(&[]));
+        match model.output().dtype {
+            DType::I8 => self.run_to::<i8>(py, bytes, kernel, threads),
+            DType::I16 => self.run_to::<i16>(py, bytes, kernel, threads),
+            DType::I32 => self.run_to::<i32>(py, bytes, kernel, threads),
+            _ => self.run_to::<u32>(py, bytes, kernel, threads),
+        }
+    }
+
+    /// `T` is the type of an output element.
+    fn run_to<'py, T: Element + bytemuck::Pod>(
+        &self,
+        py: Python<'py>,
+        images: &[u8],
+        kernel: Kernel,
+        threads: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let model = self.inner.view();
+        let count = images.len() / model.input_bytes();
+        let elements = model.output_bytes() / size_of::<T>();
         let mut outputs = vec![T::zeroed(); count * elements];
-        py.detach(|| self.inner.run_batch(images, bytemuck::cast_slice_mut(&mut outputs), threads))
-            .map_err(errors::run)?;
+        py.detach(|| {
+            self.inner.run_batch_with(kernel, images, bytemuck::cast_slice_mut(&mut outputs), threads)
+        })
+        .map_err(errors::run)?;
         let (height, width, _) = hwc(&model.output());
         let shape = match model.output().dtype {
             DType::Bits => vec![count, height as usize, width as usize, elements / (height * width) as usize],
