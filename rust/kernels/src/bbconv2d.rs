@@ -5,7 +5,7 @@ Weights are `[output channels][kernel height][kernel width][words]`, packed as a
 */
 
 use crate::ArgumentError;
-use crate::arch::portable::{differing, differing_inside};
+use crate::arch::{differing, differing_inside};
 use crate::bits::{bit, check_padding_bits, lane_mask};
 use crate::conv::{self, Accumulate, ConvLayer};
 use crate::error::check_length;
@@ -181,13 +181,13 @@ impl Accumulate for Gathered<'_> {
             let (start, end) = ((at + first_x) * words, (at + end_x) * words);
             if window.dilation[1] == 1 && end_x > first_x {
                 let from = (row + x * window.strides[1] + first_x - window.padding[1]) * words;
-                copy(&self.input[from..from + (end - start)], &mut self.window[start..end]);
+                self.window[start..end].copy_from_slice(&self.input[from..from + (end - start)]);
             } else {
                 for tap_x in first_x..end_x {
                     let column = x * window.strides[1] + tap_x * window.dilation[1] - window.padding[1];
                     let from = (row + column) * words;
                     let to = (at + tap_x) * words;
-                    copy(&self.input[from..from + words], &mut self.window[to..to + words]);
+                    self.window[to..to + words].copy_from_slice(&self.input[from..from + words]);
                 }
             }
             if self.border {
@@ -206,13 +206,5 @@ impl Accumulate for Gathered<'_> {
             false => differing(filter, self.window),
         };
         self.products - 2 * differing as i32
-    }
-}
-
-/// A word-by-word copy: a window's row is a few words, for which a call to `memcpy` costs more.
-#[inline(always)]
-fn copy(from: &[u32], to: &mut [u32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = *from;
     }
 }

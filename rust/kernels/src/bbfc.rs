@@ -6,7 +6,7 @@ gaps: `[units][words of the input]`. K counts true features. Unpacked, the order
 */
 
 use crate::ArgumentError;
-use crate::arch::portable::differing;
+use crate::arch::differing;
 use crate::bits::{bit, check_padding_bits, words_for};
 use crate::error::check_length;
 use crate::rule::Rules;

@@ -6,7 +6,7 @@ Weights are `[output channels][words]`, packed as a pixel of the input is.
 */
 
 use crate::ArgumentError;
-use crate::arch::portable::differing;
+use crate::arch::differing;
 use crate::bits::{bit, check_padding_bits};
 use crate::conv::{self, Accumulate, ConvLayer};
 use crate::error::check_length;

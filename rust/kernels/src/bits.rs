@@ -69,12 +69,15 @@ pub fn unpack(packed: &[u32], channels: usize, signs: &mut [i8]) -> Result<(), A
 /// Checks that the unused bits of every pixel of a packed tensor are 0.
 ///
 /// # Errors
-/// [`ArgumentError::PaddingBits`] naming `argument`.
+/// [`ArgumentError::PaddingBits`] naming `argument`, [`ArgumentError::Zero`] for no channels.
 pub fn check_padding_bits(
     argument: &'static str,
     packed: &[u32],
     channels: usize,
 ) -> Result<(), ArgumentError> {
+    if channels == 0 {
+        return Err(ArgumentError::Zero { argument: "channels" });
+    }
     let words = words_for(channels);
     let unused = !lane_mask(channels, words - 1);
     if unused != 0 && packed.chunks_exact(words).any(|pixel| pixel[words - 1] & unused != 0) {

@@ -15,7 +15,7 @@ border class of the pixel, and is only needed where `add` is not 0.
 */
 
 use crate::ArgumentError;
-use crate::arch::portable::byte_sum;
+use crate::arch::byte_sum;
 use crate::conv::Accumulate;
 use crate::shape::Conv2dGeometry;
 
@@ -49,12 +49,24 @@ impl Affine {
 
 /// The filters of a layer with 8-bit inputs.
 pub(crate) trait ByteFilters {
-    /// Sum of w * q over a window in filter order, padded with 0 to whole words. `total` is the sum of its bytes.
+    /// Whether [`dot`](Self::dot) looks at its `total`.
+    const NEEDS_TOTAL: bool;
+
+    /// Sum of w * q over a window in filter order, padded with 0 to whole words, up to [`bias`](Self::bias). `total` is the sum of its bytes.
     fn dot(&self, filter: usize, window: &[[u8; 4]], total: u32) -> i32;
+
+    /// What [`dot`](Self::dot) leaves out, the same for every window.
+    fn bias(&self, filter: usize) -> i32;
 }
 
 /// The taps inside the image of a pixel, as (first row, end row, first column, end column).
 type BorderClass = (usize, usize, usize, usize);
+
+/// Words of scratch of a [`Gathered`], beside its window.
+pub(crate) fn scratch_words(geometry: &Conv2dGeometry, affine: Affine) -> usize {
+    let filters = geometry.output().channels();
+    if affine.add == 0 { filters } else { 2 * filters }
+}
 
 /// The bytes of one pixel's window, in the order of a filter's bytes; 0 outside the image.
 pub(crate) struct Gathered<'a, F> {
@@ -63,7 +75,10 @@ pub(crate) struct Gathered<'a, F> {
     filters: F,
     input: &'a [u8],
     window: &'a mut [[u8; 4]],
-    /// `add` times the sum of each filter's weights inside, in two's complement, for the current border class.
+    /// The bias of each filter's dot product, in two's complement.
+    biases: &'a mut [u32],
+    /// What each filter's dot product lacks of its accumulator in the current border class, in two's complement;
+    /// empty where `affine.add` is 0 and the class does not matter.
     sums: &'a mut [u32],
     /// Sum of all bytes of the window.
     total: u32,
@@ -71,17 +86,21 @@ pub(crate) struct Gathered<'a, F> {
 }
 
 impl<'a, F: ByteFilters> Gathered<'a, F> {
-    /// `sums` holds one word a filter, or nothing where `affine.add` is 0.
+    /// `scratch` holds [`scratch_words`] words.
     pub(crate) fn new(
         geometry: &'a Conv2dGeometry,
         affine: Affine,
         filters: F,
         input: &'a [u8],
         window: &'a mut [[u8; 4]],
-        sums: &'a mut [u32],
+        scratch: &'a mut [u32],
     ) -> Self {
         window.fill([0; 4]);
-        Self { geometry, affine, filters, input, window, sums, total: 0, border_class: None }
+        let (biases, sums) = scratch.split_at_mut(geometry.output().channels());
+        for (filter, bias) in biases.iter_mut().enumerate() {
+            *bias = filters.bias(filter) as u32;
+        }
+        Self { geometry, affine, filters, input, window, biases, sums, total: 0, border_class: None }
     }
 
     /// Empties the window, so that the taps outside `class` are 0, and sums the weights inside.
@@ -104,8 +123,9 @@ impl<'a, F: ByteFilters> Gathered<'a, F> {
             bytes[at + first_x * channels..at + end_x * channels].fill(1);
         }
         let weights = ((end_y - first_y) * (end_x - first_x) * channels) as u32;
-        for (filter, sum) in self.sums.iter_mut().enumerate() {
-            *sum = (self.affine.add * self.filters.dot(filter, self.window, weights)) as u32;
+        for (filter, (sum, &bias)) in self.sums.iter_mut().zip(&*self.biases).enumerate() {
+            let inside = self.filters.dot(filter, self.window, weights) + bias as i32;
+            *sum = (self.affine.mul * bias as i32 + self.affine.add * inside) as u32;
         }
     }
 }
@@ -137,13 +157,16 @@ impl<F: ByteFilters> Accumulate for Gathered<'_, F> {
                 }
             }
         }
-        self.total = byte_sum(self.window);
+        self.total = if F::NEEDS_TOTAL { byte_sum(self.window) } else { 0 };
     }
 
     #[inline(always)]
     fn accumulator(&self, channel: usize) -> i32 {
-        let acc = self.affine.mul * self.filters.dot(channel, self.window, self.total);
-        if self.affine.add == 0 { acc } else { acc + self.sums[channel] as i32 }
+        let dot = self.filters.dot(channel, self.window, self.total);
+        match self.affine.add {
+            0 => self.affine.mul * (dot + self.biases[channel] as i32),
+            _ => self.affine.mul * dot + self.sums[channel] as i32,
+        }
     }
 }
 

@@ -36,8 +36,8 @@ impl<'a> ConvLayer<'a> {
             }
         };
         rules.check(&conv, &output)?;
-        if let Some(veto) = pool.as_ref().and_then(Pool::veto) {
-            veto.check(&conv, &output)?;
+        if let Some(pool) = &pool {
+            pool.check(&conv, &output)?;
         }
         Ok(Self { geometry, rules, pool, output })
     }

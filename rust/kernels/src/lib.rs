@@ -1,7 +1,7 @@
 /*!
 Operators of binarized neural networks (BNNs) on packed bits.
 
-`no_std`, no allocation, no dependencies, no `unsafe`: the caller supplies input, weights, output and
+`no_std`, no allocation, no dependencies, no `unsafe` outside `arch/`: the caller supplies input, weights, output and
 scratch as slices, and every length is checked once, when an operator is built.
 
 # The bit contract
@@ -33,7 +33,7 @@ BatchNorm, PReLU, bias and scale never appear here: they are folded into integer
 converted, and into the fixed-point [requantization](bbqfc::Requantization) of the last layer.
 */
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod arch;
 pub mod bbconv2d;

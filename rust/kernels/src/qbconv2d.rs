@@ -6,10 +6,10 @@ With S the sum of the bytes whose weight is +1 and T the sum of all bytes of a w
 */
 
 use crate::ArgumentError;
-use crate::arch::portable::byte_mask_dot;
+use crate::arch::{BYTE_MASK_DOT_NEEDS_TOTAL, byte_mask_bias, byte_mask_dot};
 use crate::bits::{bit, check_padding_bits};
 pub use crate::bytes::Affine;
-use crate::bytes::{ByteFilters, Gathered, reference_accumulator};
+use crate::bytes::{ByteFilters, Gathered, reference_accumulator, scratch_words};
 use crate::conv::{self, Accumulate, ConvLayer};
 use crate::error::check_length;
 use crate::rule::{Pool, Rules};
@@ -125,8 +125,7 @@ impl<'a> QbConv2d<'a> {
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see
     /// [`window_words`](Self::window_words).
     pub fn scratch_words(&self) -> usize {
-        let sums = if self.affine.add == 0 { 0 } else { self.layer.geometry.output().channels() };
-        sums + self.layer.veto_words()
+        scratch_words(&self.layer.geometry, self.affine) + self.layer.veto_words()
     }
 
     /// Four-byte words of window that [`optimized`](Self::optimized) needs.
@@ -179,15 +178,15 @@ impl<'a> QbConv2d<'a> {
         check_length("input", geometry.input().elements(), input.len())?;
         check_length("window", self.window_words(), window.len())?;
         check_length("scratch", self.scratch_words(), scratch.len())?;
-        let (sums, veto) = scratch.split_at_mut(self.scratch_words() - self.layer.veto_words());
+        let (scratch, veto) = scratch.split_at_mut(self.scratch_words() - self.layer.veto_words());
         match self.weights {
             Weights::Packed(_) => {
                 let mut direct = Direct { operator: self, input, at: (0, 0) };
                 conv::convolve(&self.layer, &mut direct, output, veto)
             }
             Weights::ByteMask(masks) => {
-                let filters = MaskFilters { masks };
-                let mut gathered = Gathered::new(geometry, self.affine, filters, input, window, sums);
+                let filters = MaskFilters { masks, words: self.window_words() };
+                let mut gathered = Gathered::new(geometry, self.affine, filters, input, window, scratch);
                 conv::convolve(&self.layer, &mut gathered, output, veto)
             }
         }
@@ -196,14 +195,27 @@ impl<'a> QbConv2d<'a> {
 
 struct MaskFilters<'a> {
     masks: &'a [u32],
+    /// Words of one filter.
+    words: usize,
+}
+
+impl MaskFilters<'_> {
+    #[inline(always)]
+    fn masks(&self, filter: usize, words: usize) -> &[u32] {
+        &self.masks[filter * words..(filter + 1) * words]
+    }
 }
 
 impl ByteFilters for MaskFilters<'_> {
+    const NEEDS_TOTAL: bool = BYTE_MASK_DOT_NEEDS_TOTAL;
+
     #[inline(always)]
     fn dot(&self, filter: usize, window: &[[u8; 4]], total: u32) -> i32 {
-        let words = window.len();
-        let plus = byte_mask_dot(window, &self.masks[filter * words..(filter + 1) * words]);
-        2 * plus as i32 - total as i32
+        byte_mask_dot(window, self.masks(filter, window.len()), total)
+    }
+
+    fn bias(&self, filter: usize) -> i32 {
+        byte_mask_bias(self.masks(filter, self.words))
     }
 }
 

@@ -6,9 +6,9 @@ weights belongs to its rule. [`Affine`] says what an input byte means.
 */
 
 use crate::ArgumentError;
-use crate::arch::portable::byte_dot;
+use crate::arch::byte_dot;
 pub use crate::bytes::Affine;
-use crate::bytes::{ByteFilters, Gathered, reference_accumulator};
+use crate::bytes::{ByteFilters, Gathered, reference_accumulator, scratch_words};
 use crate::conv::{self, ConvLayer};
 use crate::error::check_length;
 use crate::rule::{Pool, Rules};
@@ -62,8 +62,7 @@ impl<'a> QqConv2d<'a> {
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see
     /// [`window_words`](Self::window_words).
     pub fn scratch_words(&self) -> usize {
-        let sums = if self.affine.add == 0 { 0 } else { self.layer.geometry.output().channels() };
-        sums + self.layer.veto_words()
+        scratch_words(&self.layer.geometry, self.affine) + self.layer.veto_words()
     }
 
     /// Four-byte words of window that [`optimized`](Self::optimized) needs.
@@ -101,9 +100,9 @@ impl<'a> QqConv2d<'a> {
         check_length("input", geometry.input().elements(), input.len())?;
         check_length("window", self.window_words(), window.len())?;
         check_length("scratch", self.scratch_words(), scratch.len())?;
-        let (sums, veto) = scratch.split_at_mut(self.scratch_words() - self.layer.veto_words());
+        let (scratch, veto) = scratch.split_at_mut(self.scratch_words() - self.layer.veto_words());
         let filters = ByteWeights { weights: self.weights, products: geometry.products() };
-        let mut gathered = Gathered::new(geometry, self.affine, filters, input, window, sums);
+        let mut gathered = Gathered::new(geometry, self.affine, filters, input, window, scratch);
         conv::convolve(&self.layer, &mut gathered, output, veto)
     }
 }
@@ -114,9 +113,15 @@ struct ByteWeights<'a> {
 }
 
 impl ByteFilters for ByteWeights<'_> {
+    const NEEDS_TOTAL: bool = false;
+
     #[inline(always)]
     fn dot(&self, filter: usize, window: &[[u8; 4]], _total: u32) -> i32 {
         let weights = &self.weights[filter * self.products..(filter + 1) * self.products];
         byte_dot(window.as_flattened(), weights)
+    }
+
+    fn bias(&self, _filter: usize) -> i32 {
+        0
     }
 }

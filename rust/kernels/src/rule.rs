@@ -85,6 +85,8 @@ impl<'a> Rules<'a> {
             Grid::Conv => conv.pixels(),
             Grid::Output => output.pixels(),
         };
+        // First the channels: with other ones, as many values can lie in other pixels.
+        check_length("rule channels", conv.channels(), self.channels)?;
         check_length("rule lo", pixels * conv.channels(), self.lo.len())
     }
 
@@ -159,6 +161,17 @@ impl<'a> Pool<'a> {
     /// The pool's window on the convolution's plane.
     pub fn sliding(&self) -> &Sliding {
         &self.sliding
+    }
+
+    /// Checks that the pool was made for the plane that it is used on.
+    pub(crate) fn check(&self, conv: &Shape, output: &Shape) -> Result<(), ArgumentError> {
+        if !self.sliding.is_on(conv) {
+            return Err(ArgumentError::Value { argument: "pool" });
+        }
+        if let Some(invert) = self.invert {
+            check_length("invert", conv.pixel_words(), invert.len())?;
+        }
+        self.veto.as_ref().map_or(Ok(()), |veto| veto.check(conv, output))
     }
 
     pub(crate) fn check_contents(&self, channels: usize) -> Result<(), ArgumentError> {

@@ -143,6 +143,11 @@ impl Sliding {
         &self.window
     }
 
+    /// Whether `plane` has the size that the window was validated on.
+    pub(crate) fn is_on(&self, plane: &Shape) -> bool {
+        self.input == [plane.height, plane.width]
+    }
+
     /// Height of the output plane.
     pub fn output_height(&self) -> usize {
         self.output[0]

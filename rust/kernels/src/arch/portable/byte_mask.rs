@@ -10,15 +10,27 @@ additions of 255 before they overflow: the halves are emptied every [`BLOCK`] wo
 const BLOCK: usize = 256;
 const EVEN: u32 = 0x00FF_00FF;
 
-/// Sum over all bytes of `bytes[i] & mask[i]`. `masks` holds the mask bytes, first byte lowest.
+/// Whether [`byte_mask_dot`] looks at its `total`.
+pub(crate) const BYTE_MASK_DOT_NEEDS_TOTAL: bool = true;
+
+/// Sum of weight times byte over a window, up to the filter's [`byte_mask_bias`]. `masks` holds the weights, first
+/// byte lowest; `total` is the sum of the window's bytes. Both slices are padded with 0 to the same number of words.
 ///
-/// The slices have equal lengths in bytes; the caller pads both to whole words.
-pub(crate) fn byte_mask_dot(bytes: &[[u8; 4]], masks: &[u32]) -> u32 {
+/// With S the sum of the bytes under weights +1, that is `2 S - total`.
+pub(crate) fn byte_mask_dot(window: &[[u8; 4]], masks: &[u32], total: u32) -> i32 {
     // Nearly every window is one block; the loop over blocks would cost it a fifth of its instructions.
-    if bytes.len() <= BLOCK {
-        return block_dot(bytes, masks);
-    }
-    bytes.chunks(BLOCK).zip(masks.chunks(BLOCK)).map(|(bytes, masks)| block_dot(bytes, masks)).sum()
+    let plus: u32 = if window.len() <= BLOCK {
+        block_dot(window, masks)
+    } else {
+        window.chunks(BLOCK).zip(masks.chunks(BLOCK)).map(|(window, masks)| block_dot(window, masks)).sum()
+    };
+    // plus <= total < 2^31 (`Affine::check`), so 2 S fits u32, and the difference i32; 2 S alone need not.
+    (2 * plus).wrapping_sub(total) as i32
+}
+
+/// What [`byte_mask_dot`] leaves out, the same for every window: nothing here.
+pub(crate) fn byte_mask_bias(_masks: &[u32]) -> i32 {
+    0
 }
 
 /// At most [`BLOCK`] words. Not inlined: the loop wants all the registers there are.
@@ -56,7 +68,8 @@ mod tests {
     fn the_halves_hold_a_block_of_the_largest_bytes() {
         let bytes = [[255u8; 4]; 3 * BLOCK + 1];
         let masks = [u32::MAX; 3 * BLOCK + 1];
-        assert_eq!(byte_mask_dot(&bytes, &masks), 255 * 4 * bytes.len() as u32);
+        let total = 255 * 4 * bytes.len() as u32;
+        assert_eq!(byte_mask_dot(&bytes, &masks, total), total as i32);
     }
 
     proptest! {
@@ -65,10 +78,11 @@ mod tests {
             let bytes: Vec<[u8; 4]> = pairs.iter().map(|p| p.0).collect();
             let masks: Vec<u32> =
                 pairs.iter().map(|p| u32::from_le_bytes(p.1.map(|on| if on { 255 } else { 0 }))).collect();
-            let expected: u32 =
-                pairs.iter().flat_map(|p| p.0.into_iter().zip(p.1)).map(|(b, on)| if on { b.into() } else { 0 }).sum();
-            prop_assert_eq!(byte_mask_dot(&bytes, &masks), expected);
-            prop_assert_eq!(byte_sum(&bytes), bytes.iter().flatten().map(|&b| u32::from(b)).sum::<u32>());
+            let total: u32 = bytes.iter().flatten().map(|&b| u32::from(b)).sum();
+            prop_assert_eq!(byte_sum(&bytes), total);
+            let kept = pairs.iter().flat_map(|p| p.0.into_iter().zip(p.1));
+            let expected: i32 = kept.map(|(b, on)| if on { i32::from(b) } else { -i32::from(b) }).sum();
+            prop_assert_eq!(byte_mask_dot(&bytes, &masks, total) + byte_mask_bias(&masks), expected);
         }
     }
 }
