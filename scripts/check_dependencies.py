@@ -20,6 +20,7 @@ CRATES = {
     "cbin-nn-python": {"cbin-nn-kernels", "cbin-nn-model", "cbin-nn-deploy"},
     "cbin-nn-runner": {"cbin-nn-model", "cbin-nn-protocol"},
     "cbin-nn-qemu-mps2-an500": {"cbin-nn-runner"},
+    "cbin-nn-fuzz": {"cbin-nn-kernels", "cbin-nn-model"},
 }
 #: Crates that may have no dependency at all, development aside.
 WITHOUT_DEPENDENCIES = {"cbin-nn-kernels"}
@@ -69,6 +70,7 @@ def import_errors(package: Path) -> list[str]:
 
 if __name__ == "__main__":
     found = crate_errors(Path("Cargo.toml")) + crate_errors(Path("firmware/Cargo.toml"))
+    found += crate_errors(Path("fuzz/Cargo.toml"))
     found += import_errors(Path("python/cbin_nn"))
     for error in found:
         print(error, file=sys.stderr)

@@ -9,6 +9,18 @@ import numpy.typing as npt
 
 from .operators import LoweredModel
 
+__all__ = [
+    "BoardRow",
+    "BoardRun",
+    "BoardSession",
+    "Model",
+    "OperatorInfo",
+    "__version__",
+    "build_model",
+    "list_boards",
+    "run_on_board",
+]
+
 __version__: str
 
 @final
@@ -91,6 +103,12 @@ class BoardRun:
     def code_bytes(self) -> int: ...
     @property
     def workspace_bytes(self) -> int: ...
+
+@final
+class BoardSession:
+    def __new__(cls, name: str, runner: str | PathLike[str]) -> BoardSession: ...
+    def load(self, data: bytes) -> None: ...
+    def run(self, images: npt.NDArray[np.uint8]) -> bytes: ...
 
 def build_model(lowered: LoweredModel) -> bytes: ...
 def list_boards() -> list[BoardRow]: ...

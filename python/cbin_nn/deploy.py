@@ -185,7 +185,8 @@ def bench(
     Args:
         model: the model; the board gets the very bytes that the host runs.
         board: a name of `boards()`.
-        images: uint8 `[N, H, W, C]`; None draws 20 of our own (`cbin_nn.images`).
+        images: uint8 `[N, H, W, C]`, or packed uint32 `[N, H, W, words]` where the model's input is bits;
+            None draws 20 of our own (`cbin_nn.images`).
         labels: integers `[N]`, for the accuracy.
         count: use only the first `count` images.
         timeout: seconds that the board may be silent; None takes generous defaults.
@@ -198,8 +199,6 @@ def bench(
         BoardError: the board or its emulator is missing, failed or fell silent, or the model does not fit it.
         InvalidArgument: images, labels or count are wrong.
     """
-    from .model import check_images
-
     if count is not None and count < 1:
         raise InvalidArgument("bad-count", f"`count` is {count}: use 1 or more")
     if images is None:
@@ -209,7 +208,11 @@ def bench(
         images = draw_images(
             DEFAULT_IMAGES if count is None else count, height, width, seed=1, channels=channels
         )
-    batch = check_images(images, model.input_shape)
+        if model.input_dtype == "bits":
+            from .ops import pack
+
+            images = pack(images.astype(np.int16) - 128)
+    batch = model.check_input(images)
     batch = batch[None] if batch.ndim == 3 else batch
     truth = None if labels is None else np.asarray(labels)
     if truth is not None and (truth.ndim != 1 or len(truth) != len(batch) or truth.dtype.kind not in "iu"):
@@ -229,7 +232,7 @@ def bench(
         board,
         runner_path(board),
         data,
-        np.ascontiguousarray(batch.reshape(len(batch), -1)),
+        np.ascontiguousarray(batch.reshape(len(batch), -1)).view(np.uint8),
         progress,
         timeout,
     )
@@ -241,7 +244,7 @@ def bench(
     accuracy = None
     if truth is not None and host.ndim == 2:
         accuracy = float((outputs.argmax(axis=1) == truth).mean())
-    io = int(np.prod(model.input_shape)) + host[0].nbytes
+    io = model.input_bytes + host[0].nbytes
     return BenchReport(
         board=board,
         simulated=known.simulated,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .converters import ConversionReport
     from .deploy import BenchReport, Progress
 
-__all__ = ["Layer", "Model", "check_images", "convert", "load", "save"]
+__all__ = ["Layer", "Model", "check_images", "check_words", "convert", "load", "save"]
 
 Array = npt.NDArray[Any]
 OutputType = Literal["i8", "i16", "i32", "f32"]
@@ -86,6 +86,16 @@ class Model:
         return self._native.input_shape
 
     @property
+    def input_dtype(self) -> str:
+        """What `run` takes: "u8" images, or "bits" (packed uint32 words)."""
+        return self._native.input_dtype
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of one input."""
+        return self._native.input_bytes
+
+    @property
     def output_dtype(self) -> str:
         """What `run` returns: "i8", "i16", "i32", "f32", or "bits" (packed uint32 words)."""
         return "f32" if self._native.float_output else self._native.output_dtype
@@ -142,7 +152,8 @@ class Model:
         """Run a batch of images, bit for bit as a board does.
 
         Args:
-            images: uint8 `[N, H, W, C]`, or one image `[H, W, C]`.
+            images: uint8 `[N, H, W, C]`, or one image `[H, W, C]`; packed uint32 `[N, H, W, words]` where
+                the model's input is bits.
             threads: threads to use; None is one a core.
             dequantize: return float32 logits, the integers times `output_scale`.
 
@@ -153,7 +164,7 @@ class Model:
         Raises:
             InvalidArgument: wrong dtype, shape or thread count; the message names the argument.
         """
-        batch = check_images(images, self.input_shape)
+        batch = self.check_input(images)
         if threads is not None and (isinstance(threads, bool) or threads < 1):
             raise InvalidArgument(
                 "bad-threads", f"`threads` is {threads}: use 1 or more, or None for one a core"
@@ -166,13 +177,34 @@ class Model:
             outputs = self.dequantize(outputs)
         return outputs[0] if single else outputs
 
+    def check_input(self, images: npt.ArrayLike) -> Array:
+        """Check a batch, or one image, against what the model takes.
+
+        Returns:
+            uint8 `[N, H, W, C]` or uint32 `[N, H, W, words]`, without N for one image.
+
+        Raises:
+            InvalidArgument: naming what is wrong: dtype, shape, range or unused bits.
+        """
+        if self.input_dtype == "u8":
+            return check_images(images, self.input_shape)
+        height, width, channels = self.input_shape
+        array = np.asarray(images)
+        words = check_words("images", array, 3 if array.ndim == 3 else 4, channels)
+        if words.shape[-3:-1] != (height, width):
+            raise InvalidArgument(
+                "bad-shape",
+                f"`images` has shape {list(words.shape)}, expected [N, {height}, {width}, {words.shape[-1]}]",
+            )
+        return words
+
     def dequantize(self, outputs: Array) -> npt.NDArray[np.float32]:
         """Integer outputs as float32 logits of the source network: `outputs * output_scale`."""
         return (outputs * self.output_scale).astype(np.float32)
 
     def run_integers(self, images: npt.ArrayLike, *, threads: int | None = None) -> Array:
         """As `run`, but always the integers that a board sends, also for a model with float output."""
-        batch = check_images(images, self.input_shape)
+        batch = self.check_input(images)
         batch = batch[None] if batch.ndim == 3 else batch
         outputs: Array = self._native.run(batch, 0 if threads is None else threads, False)
         return outputs
@@ -181,7 +213,7 @@ class Model:
         """Every operator's output for one image, by operator name.
 
         Args:
-            image: uint8 `[H, W, C]`.
+            image: uint8 `[H, W, C]`, or packed uint32 `[H, W, words]`.
 
         Returns:
             int8 `[H, W, C]` of -1 and +1 for packed tensors, the integers `[classes]` otherwise.
@@ -189,13 +221,14 @@ class Model:
         Raises:
             InvalidArgument: wrong dtype or shape.
         """
-        batch = check_images(image, self.input_shape)
+        batch = self.check_input(image)
         if batch.ndim != 3:
             raise InvalidArgument(
                 "bad-shape", f"`image` has shape {list(batch.shape)}, expected one image [H, W, C]"
             )
+        raw_input = np.ascontiguousarray(batch).view(np.uint8)
         tapped: dict[str, Array] = {}
-        for layer, raw in zip(self.layers, self._native.run_taps(batch), strict=True):
+        for layer, raw in zip(self.layers, self._native.run_taps(raw_input), strict=True):
             if layer.output_dtype == "bits":
                 height, width, channels = layer.output_shape
                 packed = np.frombuffer(raw, np.uint8).reshape(height, width, -1)
@@ -268,6 +301,50 @@ def check_images(images: npt.ArrayLike, shape: Sequence[int]) -> npt.NDArray[np.
             f"`images` has shape {list(array.shape)}, expected [N, {expected}] (channels last){hint}",
         )
     return array
+
+
+def check_words(
+    argument: str, value: npt.ArrayLike, rank: int | None, channels: int
+) -> npt.NDArray[np.uint32]:
+    """Check packed words `[..., ceil(channels / 32)]`.
+
+    Args:
+        argument: what messages call it.
+        value: the words.
+        rank: number of axes; None is any.
+        channels: number of true channels.
+
+    Returns:
+        uint32, contiguous.
+
+    Raises:
+        InvalidArgument: wrong dtype, rank or number of words, or a bit above the last channel is set.
+    """
+    array = np.asarray(value)
+    count = (channels + 31) // 32
+    layout = {3: "[H, W, {}]", 4: "[N, H, W, {}]"}.get(rank or 0, "[..., {}]").format(count)
+    if array.dtype != np.uint32:
+        raise InvalidArgument(
+            "bad-dtype",
+            f"`{argument}` is {array.dtype}, expected packed uint32 {layout}: use cbin_nn.ops.pack",
+        )
+    if array.ndim != (rank or max(array.ndim, 1)) or array.shape[-1] != count:
+        raise InvalidArgument(
+            "bad-shape",
+            f"`{argument}` has shape {list(array.shape)}, expected {layout}: the words of {channels} "
+            "channels",
+        )
+    unused = count * 32 - channels
+    if unused and array.size:
+        last = int(np.bitwise_or.reduce(array[..., -1], axis=None))
+        if last >> (32 - unused):
+            raise InvalidArgument(
+                "padding-bits",
+                f"`{argument}` has a bit set above channel {channels - 1}, expected the unused {unused} "
+                "high bits of "
+                "each last word to be 0",
+            )
+    return np.ascontiguousarray(array, np.uint32)
 
 
 def convert(

@@ -75,11 +75,11 @@ def summary(model: Model) -> str:
     return "\n".join(
         [
             f'Model: "{model.name}"',
-            f"Input: u8 {height} x {width} x {channels}",
+            f"Input: {model.input_dtype} {height} x {width} x {channels}",
             text_table(columns, rows),
             f"MACs: {model.macs:,}",
             f"Flash: {model.file_bytes:,} bytes (the .cbn file: weights, rules, graph)",
-            f"RAM: {model.arena_bytes:,} bytes of arena; image {height * width * channels:,} bytes beside it",
+            f"RAM: {model.arena_bytes:,} bytes of arena; image {model.input_bytes:,} bytes beside it",
         ]
     )
 

@@ -2,21 +2,11 @@ r"""Lowering: a source graph becomes the integer operators of `cbin_nn.operators
 
 The chain is cut at its signs. What stands between a binary convolution or dense layer and the next sign
 (bias, BatchNorm, PReLU, scale, at most one max-pool inside) folds into that operator's rules
-(`cbin_nn.rules`); pools of bits become operators of their own. The last dense layer keeps its chain as
-fixed-point requantization.
+(`cbin_nn.folding`); pools of bits become operators of their own. The last dense layer keeps its chain as
+fixed-point requantization (`cbin_nn.requantize`).
 
-**First layer.** A u8 input q means `real = scale*q + offset`. With `offset/scale = p/m` in lowest terms the
-convolution runs on the integer `m*q + p`, and `scale/m` joins the chain. `p/m` is the simplest fraction
-within float32 rounding of `offset/scale`: 1/127.5 and -1 give m = 2, p = -255.
-
-**Requantization.** `q = round_half_even((acc*mul + add) / 2**shift)` with `mul` and `add` the exact slope and
-intercept of `logit/scale`, times `2**shift`, rounded half to even. With |acc| <= K the
-rounding of `mul` and `add`
-costs at most `(K + 1) / 2` units of `2**-shift`, so
-
-    |q - logit/scale| <= 1/2 + (K + 1) * 2**-(shift + 1)
-
-Where all logits are multiples of one rational scale and fit, `shift` is 0 and q is exact.
+**First layer.** A u8 input becomes integers as `cbin_nn.folding` says; what is left of its scale joins
+the chain.
 """
 
 from __future__ import annotations
@@ -25,14 +15,25 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import rules as r
 from ..errors import ConversionError, InvalidArgument
-from ..exact import Exact
+from ..folding import (
+    AccumulatorRange,
+    FoldedPool,
+    FoldError,
+    Planned,
+    canonical_rules,
+    few,
+    fold_pool,
+    fold_sign,
+    integer_input,
+    simplest_fraction,
+)
 from ..operators import (
     BBFC,
     BBQFC,
@@ -43,20 +44,15 @@ from ..operators import (
     Operator,
     Pool,
     QBConv2D,
-    Requantization,
     Rules,
     Window,
 )
+from ..requantize import requantize
 from . import graph as g
 
 __all__ = ["ConversionReport", "OperatorReport", "lower", "simplest_fraction"]
 
 OUTPUTS = ("i8", "i16", "i32", "f32")
-_LARGEST = {"i8": 2**7 - 1, "i16": 2**15 - 1, "i32": 2**31 - 1}
-#: The first layer's multiplicands `m*q + p` are 16-bit.
-_MAX_INPUT = 2**15 - 1
-_MAX_SHIFT = 30
-_MAX_PRODUCT = 2**62
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -132,21 +128,6 @@ class ConversionReport:
 # input scale
 
 
-def simplest_fraction(low: Fraction, high: Fraction) -> Fraction:
-    """The fraction with the smallest denominator in [low, high] (walk of the Stern-Brocot tree)."""
-    if low > high:
-        raise ValueError("an empty interval has no fraction")
-    if low <= 0 <= high:
-        return Fraction(0)
-    if high < 0:
-        return -simplest_fraction(-high, -low)
-    whole = math.ceil(low)
-    if whole <= high:
-        return Fraction(whole)
-    floor = whole - 1
-    return floor + 1 / simplest_fraction(1 / (high - floor), 1 / (low - floor))
-
-
 @dataclass(frozen=True)
 class _Meaning:
     """`real = scale*q + offset` of the u8 input, exact rationals, and the layers that made it."""
@@ -156,31 +137,18 @@ class _Meaning:
     layers: tuple[str, ...] = ()
 
     def integer_form(self, layer: str, notes: list[str]) -> tuple[int, int, Fraction]:
-        """(mul, add, factor) with `real = factor * (mul*q + add)`, the offset snapped within float32
-        rounding."""
-        if not self.scale:
-            raise ConversionError(
-                "unsupported-scale", f"layer {layer!r}: the input scale is 0, so the input is lost"
-            )
+        """(mul, add, factor) with `real = factor * (mul*q + add)`, noted where the offset was snapped."""
+        try:
+            mul, add, factor = integer_input(self.scale, self.offset)
+        except FoldError as error:
+            raise ConversionError(error.slug, f"layer {layer!r}: {error.message}") from error
         ratio = self.offset / self.scale
-        # Half a float32 ulp on each of scale and offset: 2 * 2**-24 relative.
-        slack = abs(ratio) / 2**23
-        snapped = simplest_fraction(ratio - slack, ratio + slack)
-        mul, add = snapped.denominator, snapped.numerator
-        if max(abs(add), abs(255 * mul + add)) > _MAX_INPUT:
-            raise ConversionError(
-                "unsupported-scale",
-                f"layer {layer!r}: input offset/scale = {float(ratio):.9g} is no fraction p/m with |m*q + "
-                f"p| < 2**15 "
-                f"(the simplest is {snapped}); choose an offset that is a simple multiple of the scale, "
-                "such as x/127.5 - 1 or x/255",
-            )
-        if snapped != ratio:
+        if Fraction(add, mul) != ratio:
             notes.append(
-                f"input: offset/scale = {float(ratio)!r} read as {snapped} (within float32 rounding), "
-                f"so the first layer runs on {mul}*q{add:+d}"
+                f"input: offset/scale = {float(ratio)!r} read as {Fraction(add, mul)} (within float32 "
+                f"rounding), so the first layer runs on {mul}*q{add:+d}"
             )
-        return mul, add, self.scale / mul
+        return mul, add, factor
 
 
 def _scalar(argument: str, value: Any, default: float) -> Fraction:
@@ -471,45 +439,37 @@ class _Lowering:
 
     # -- from accumulators to bits
 
-    def _reach(self, state: _Open) -> tuple[Ints, Ints, int]:
-        """(lowest, highest) accumulator a channel and the step between those that occur."""
+    def _accumulators(self, state: _Open) -> AccumulatorRange:
+        """The accumulators that can occur."""
         flat = state.weights.reshape(state.weights.shape[0], -1)
         taps = flat.shape[1]
         padded = state.window is not None and any(state.window.padding)
         if state.meaning is None:
-            low = np.full(flat.shape[0], -taps, np.int64)
-            # Every tap inside adds +-1, so the parity of acc is that of the number of taps inside.
             channels = state.source_shape[-1] if state.window is not None else taps
-            varying = padded and not state.one_padding and channels % 2 == 1
-            step = 1 if varying else 2
-            high = -low
+            zeros = padded and not state.one_padding
+            found = AccumulatorRange.of_bits(flat.shape[0], taps, channels, zero_padded=zeros)
         else:
             mul, add, _ = state.meaning
-            least, most = add, 255 * mul + add
-            if padded:
-                least, most = min(least, 0), max(most, 0)
-            positive = (flat > 0).sum(axis=1).astype(np.int64)
-            negative = taps - positive
-            low, high, step = positive * least - negative * most, positive * most - negative * least, 1
-        if np.any(low <= r.INT32_MIN) or np.any(high >= r.INT32_MAX):
+            found = AccumulatorRange.of_bytes(flat, mul, add, zero_padded=padded)
+        if not found.fits:
             raise self._refuse(
                 state.node,
                 "accumulator-overflow",
                 f"its {taps} products a result do not fit a 32-bit accumulator",
             )
-        return low, high, step
+        return found
 
     def _steps(
         self, state: _Open, chain: Sequence[g.Node], plane: tuple[int, ...], head: bool
-    ) -> list[_Planned]:
+    ) -> list[Planned]:
         """A chain as planned steps; `head` adds the scales that belong to the accumulator itself."""
         layer = state.node.layer
-        steps: list[_Planned] = []
+        steps: list[Planned] = []
         zero = Fraction(0)
         if head and state.meaning is not None and state.meaning[2] != 1:
-            steps.append(_Planned(layer, "linear", (state.meaning[2], zero)))
+            steps.append(Planned(layer, "linear", (state.meaning[2], zero)))
         if head and state.node.scale is not None:
-            steps.append(_Planned(layer, "linear", (state.node.scale, zero)))
+            steps.append(Planned(layer, "linear", (state.node.scale, zero)))
         for node in chain:
             steps += _plan(node, plane)
         return steps
@@ -533,29 +493,22 @@ class _Lowering:
             assert isinstance(rules, Rules)
             self._emit_conv(state, rules, None, plane, report, state.layers)
             return
-        pooled, report = self._pooled(state)
-        window = state.pools[0].window
-        if not self.fuse and self._unfuse(state, pooled, plane, report):
+        found = self._pooled(state)
+        if not self.fuse and self._unfuse(state, found, plane):
             return
-        rule, veto, invert = pooled
-        self._emit_conv(state, rule, Pool(window, veto, invert), state.shape, report, state.layers)
+        pool = Pool(state.pools[0].window, found.veto, found.invert)
+        self._emit_conv(state, found.rule, pool, state.shape, found.counts, state.layers)
 
-    def _unfuse(
-        self,
-        state: _Open,
-        pooled: tuple[Rules, Rules | None, Bools | None],
-        plane: tuple[int, ...],
-        report: tuple[int, ...],
-    ) -> bool:
+    def _unfuse(self, state: _Open, found: FoldedPool, plane: tuple[int, ...]) -> bool:
         """Conv and BMaxPool2D apart, where stored bits can be pooled: NOT OR(x) = AND(NOT x)."""
-        rule, veto, invert = pooled
-        if veto is not None or rule.grid == "output":
+        rule, invert = found.rule, found.invert
+        if found.veto is not None or rule.grid == "output":
             return False
         layers = state.layers
         at = layers.index(state.pools[0].layer)
         flip = rule.flip if invert is None else rule.flip ^ invert
-        stored = _canonical_rules(rule.lo.astype(np.int64), rule.hi.astype(np.int64), flip, rule.grid)
-        self._emit_conv(state, stored, None, plane, report, layers[:at] + layers[at + 1 :])
+        stored = canonical_rules(rule.lo.astype(np.int64), rule.hi.astype(np.int64), flip, rule.grid)
+        self._emit_conv(state, stored, None, plane, found.counts, layers[:at] + layers[at + 1 :])
         self._emit_pool(state.pools[0], invert, state.shape)
         return True
 
@@ -590,7 +543,7 @@ class _Lowering:
                     raise self._refuse(
                         last,
                         "unsupported-layer",
-                        f"a PReLU with negative slopes (channels {_few(bent.tolist())}) after several "
+                        f"a PReLU with negative slopes (channels {few(bent.tolist())}) after several "
                         f"pools can't be "
                         "converted; use one pool",
                     )
@@ -642,106 +595,38 @@ class _Lowering:
         self.reports.append(OperatorReport(name, operator.kind, list(layers), shape, *report))
         self.state = _Bits(name, shape)
 
-    def _grid(self, state: _Open, planned: Sequence[_Planned], plane: tuple[int, ...]) -> bool:
-        """Do the steps hold per-element parameters?"""
-        return any(array.shape == plane and len(plane) == 3 for step in planned for array in step.arrays())
-
     def _rules(self, state: _Open) -> tuple[Rules, tuple[int, ...]]:
         """Rules of a chain without a pool."""
         planned = self._steps(state, state.chains[0], state.plane, head=True)
-        grid: Literal["channel", "conv"] = "conv" if self._grid(state, planned, state.plane) else "channel"
-        shape = state.plane if grid == "conv" else state.plane[-1:]
-        low, high, step = self._reach(state)
-        reach = r.Reach(_spread(low, shape), _spread(high, shape), step)
         try:
-            sets, near = r.sign_rules([p.build(shape) for p in planned], reach)
+            return fold_sign(planned, self._accumulators(state), state.plane)
         except r.TooManyIntervals as error:
-            raise self._too_many(state, error, shape) from error
-        rules = _canonical_rules(
-            sets.lo.reshape(shape), sets.hi.reshape(shape), sets.flip.reshape(shape), grid
-        )
-        return rules, (sets.lo.size, int(sets.two_sided.sum()), int(sets.constant.sum()), int(near.sum()))
+            raise self._too_many(state, error) from error
 
-    def _too_many(self, state: _Open, error: r.TooManyIntervals, shape: tuple[int, ...]) -> ConversionError:
-        channels = sorted({element % shape[-1] for element in error.elements})
+    def _too_many(self, state: _Open, error: r.TooManyIntervals) -> ConversionError:
+        channels = sorted({element % state.plane[-1] for element in error.elements})
         chain = [name for name in state.layers if name != state.node.layer]
         return self._refuse(
             state.node,
             "too-many-intervals",
             f"the chain after it ({' + '.join(chain)}) changes sign more than twice in channels "
-            f"{_few(channels)}; "
+            f"{few(channels)}; "
             "one interval of accumulators a channel is supported. Keep one PReLU before each sign, "
             "or constrain its slopes to be positive",
         )
 
-    def _pooled(self, state: _Open) -> tuple[tuple[Rules, Rules | None, Bools | None], tuple[int, ...]]:
+    def _pooled(self, state: _Open) -> FoldedPool:
         """Rule, veto and invert of a chain with one pool."""
         pool = state.pools[0]
         before = self._steps(state, state.chains[0], state.plane, head=True)
         after = self._steps(state, state.chains[1], state.shape, head=False)
-        channels = state.plane[-1]
-        on_conv, on_pooled = self._grid(state, before, state.plane), self._grid(state, after, state.shape)
-        grid: Literal["channel", "conv", "output"] = "channel"
-        shape: tuple[int, ...] = (channels,)
-        owner: tuple[Ints, Ints] | None = None
-        if on_conv:
-            grid, shape = "conv", state.plane
-            if on_pooled:
-                owner = self._owners(state, pool)
-        elif on_pooled:
-            grid, shape = "output", state.shape
-        first = [p.build(shape) for p in before]
-        second = [(p.gather(owner) if owner is not None else p).build(shape) for p in after]
-        low, high, step = self._reach(state)
-        reach = r.Reach(_spread(low, shape), _spread(high, shape), step)
+        accumulators = self._accumulators(state)
         try:
-            found, near = r.pooled_rules(first, second, reach, mixed=grid == "conv")
+            return fold_pool(before, after, pool.window, accumulators, state.plane, state.shape)
         except r.TooManyIntervals as error:
-            raise self._too_many(state, error, shape) from error
-        rule, veto, invert, clash = _one_invert_a_channel(found, channels, mixed=grid == "conv")
-        if clash:
-            raise self._refuse(
-                pool,
-                "too-many-intervals",
-                "per-element parameters after it make both intervals and complements of intervals in "
-                "channels "
-                f"{_few(clash)}, which one operator can't hold; share the PReLU over axes [1, 2]",
-            )
-        vetoed = ~(veto.constant & ~veto.flip)
-        counts = (
-            rule.lo.size,
-            int((found.rule.two_sided | ~(found.veto.constant & ~found.veto.flip)).sum()),
-            int((found.rule.constant & found.veto.constant).sum()),
-            int(near.sum()),
-        )
-        return (
-            _canonical_rules(rule.lo.reshape(shape), rule.hi.reshape(shape), rule.flip.reshape(shape), grid),
-            _canonical_rules(veto.lo.reshape(shape), veto.hi.reshape(shape), veto.flip.reshape(shape), grid)
-            if vetoed.any()
-            else None,
-            invert if invert.any() else None,
-        ), counts
-
-    def _owners(self, state: _Open, pool: g.MaxPool2D) -> tuple[Ints, Ints]:
-        """The pooled row of each convolution row, and the same for columns (a row outside every window:
-        0)."""
-        owners = []
-        for axis in (0, 1):
-            kernel, stride, start = (
-                pool.window.kernel[axis],
-                pool.window.strides[axis],
-                pool.window.padding[axis],
-            )
-            if stride < kernel or pool.window.dilation != (1, 1):
-                raise self._refuse(
-                    pool,
-                    "unsupported-layer",
-                    "per-element parameters on both sides of an overlapping pool can't be folded; "
-                    "share the PReLU over axes [1, 2] or use strides equal to pool_size",
-                )
-            index = (np.arange(state.plane[axis]) + start) // stride
-            owners.append(np.minimum(index, state.shape[axis] - 1))
-        return owners[0], owners[1]
+            raise self._too_many(state, error) from error
+        except FoldError as error:
+            raise self._refuse(pool, error.slug, error.message) from error
 
     # -- the head
 
@@ -758,11 +643,15 @@ class _Lowering:
                 "with bias, BatchNorm, PReLU or softmax after it",
             )
         planned = self._steps(state, state.chains[0], state.plane, head=True)
-        low, high, step = self._reach(state)
+        found = self._accumulators(state)
         steps = [p.build(state.plane[-1:]) for p in planned]
-        requantization = _requantize(
-            state.node.layer, steps, int(high[0]), step, len(low), self.output, self.notes
-        )
+        try:
+            requantization, note = requantize(
+                steps, int(found.high[0]), found.step, len(found.low), self.output
+            )
+        except FoldError as error:
+            raise self._refuse(state.node, error.slug, error.message) from error
+        self.notes.append(note)
         name = self._unique(state.node.layer)
         self.operators.append(BBQFC(name, state.source, name, state.weights, requantization))
         layers = [*state.layers, *self.pending] + ([self.softmax] if self.softmax else [])
@@ -773,46 +662,7 @@ class _Lowering:
 # chains
 
 
-@dataclass(frozen=True)
-class _Planned:
-    """A step before it is spread over elements: arrays of shape (channels,) or of the whole plane."""
-
-    layer: str
-    kind: Literal["linear", "batch_norm", "prelu"]
-    values: tuple[Any, ...]
-    epsilon: float = 0.0
-
-    def arrays(self) -> list[g.Float32]:
-        return [value for value in self.values if not isinstance(value, Fraction)]
-
-    def gather(self, owner: tuple[Ints, Ints]) -> _Planned:
-        """Parameters of a pooled plane, looked up for each pixel before the pool."""
-        rows, columns = owner
-        values = tuple(
-            value[rows][:, columns] if isinstance(value, np.ndarray) and value.ndim == 3 else value
-            for value in self.values
-        )
-        return _Planned(self.layer, self.kind, values, self.epsilon)
-
-    def build(self, shape: tuple[int, ...] | None) -> r.Step:
-        """The step over the elements of `shape`, channels innermost; None keeps the arrays' own."""
-        values: list[Any] = [
-            value
-            if isinstance(value, Fraction)
-            else np.ascontiguousarray(
-                np.broadcast_to(value, shape if shape is not None else value.shape)
-            ).reshape(-1)
-            for value in self.values
-        ]
-        if self.kind == "linear":
-            return r.Linear(self.layer, *values)
-        if self.kind == "prelu":
-            return r.PReLU(self.layer, *values)
-        gamma, beta, mean, variance = values
-        return r.BatchNorm(self.layer, gamma, beta, mean, variance, self.epsilon)
-
-
-def _plan(node: g.Node, plane: tuple[int, ...]) -> list[_Planned]:
+def _plan(node: g.Node, plane: tuple[int, ...]) -> list[Planned]:
     """One source node as steps over `plane`. Parameters of a flattened plane get the plane's shape."""
 
     def shaped(array: g.Float32) -> g.Float32:
@@ -823,19 +673,19 @@ def _plan(node: g.Node, plane: tuple[int, ...]) -> list[_Planned]:
     one = Fraction(1)
     if isinstance(node, g.BatchNorm):
         values = tuple(shaped(a) for a in (node.gamma, node.beta, node.mean, node.variance))
-        return [_Planned(node.layer, "batch_norm", values, node.epsilon)]
+        return [Planned(node.layer, "batch_norm", values, node.epsilon)]
     if isinstance(node, g.Bias):
-        return [_Planned(node.layer, "linear", (one, shaped(node.values)))]
+        return [Planned(node.layer, "linear", (one, shaped(node.values)))]
     if isinstance(node, g.PReLU):
-        return [_Planned(node.layer, "prelu", (shaped(node.alpha),))]
+        return [Planned(node.layer, "prelu", (shaped(node.alpha),))]
     if isinstance(node, g.Rescaling):
-        return [_Planned(node.layer, "linear", (Fraction(node.scale), Fraction(node.offset)))]
+        return [Planned(node.layer, "linear", (Fraction(node.scale), Fraction(node.offset)))]
     if isinstance(node, g.Clip):
         ends = [None if end is None else Fraction(float(np.float32(end))) for end in (node.low, node.high)]
         return [
-            _Planned(s.layer, "prelu", (s.alpha,))
+            Planned(s.layer, "prelu", (s.alpha,))
             if isinstance(s, r.PReLU)
-            else _Planned(s.layer, "linear", (s.factor, s.offset))
+            else Planned(s.layer, "linear", (s.factor, s.offset))
             for s in r.clip_steps(node.layer, ends[0], ends[1])
             if not isinstance(s, r.BatchNorm)
         ]
@@ -843,181 +693,6 @@ def _plan(node: g.Node, plane: tuple[int, ...]) -> list[_Planned]:
         "unsupported-layer",
         f"layer {node.layer!r}: {type(node).__name__} can't stand between a layer and its sign",
     )
-
-
-def _spread(values: Ints, shape: tuple[int, ...]) -> Ints:
-    return np.ascontiguousarray(np.broadcast_to(values, shape)).reshape(-1)
-
-
-def _few(channels: Sequence[int]) -> str:
-    text = ", ".join(str(c) for c in channels[:8])
-    return text + (f" ... ({len(channels)} in all)" if len(channels) > 8 else "")
-
-
-def _canonical_rules(lo: Ints, hi: Ints, flip: Bools, grid: Literal["channel", "conv", "output"]) -> Rules:
-    """Canonical also after a flip: one-sided sets carry no flip, as long as their ends are in reach of
-    int32."""
-    lo, hi, flip = lo.copy(), hi.copy(), flip.copy()
-    below = flip & (lo == r.INT32_MIN) & (hi < r.INT32_MAX)  # NOT (acc <= h) is acc >= h + 1
-    above = flip & (lo > r.INT32_MIN) & (hi == r.INT32_MAX)
-    lo, hi = (
-        np.where(below, hi + 1, np.where(above, r.INT32_MIN, lo)),
-        np.where(below, r.INT32_MAX, np.where(above, lo - 1, hi)),
-    )
-    return Rules(lo.astype(np.int32), hi.astype(np.int32), flip & ~below & ~above, grid)
-
-
-def _one_invert_a_channel(
-    found: r.PooledIntervals, channels: int, *, mixed: bool
-) -> tuple[r.Intervals, r.Intervals, Bools, list[int]]:
-    """Rules whose elements share `invert` within a channel, and the channels where that is impossible.
-
-    Only a veto fixes `invert`: an interval of y needs False, a complement True. A one-sided element fits
-    both:
-
-        OR s          (invert False)  =  NOT (1 AND NOT OR s)   (invert True, veto s)
-        NOT OR s      (invert True)   =  1 AND NOT OR s         (invert False, veto s)
-
-    A constant turns by its own flip, unless its window mixes it with other elements (`mixed`).
-    """
-    rule, veto, invert = found.rule, found.veto, found.invert.reshape(-1, channels)
-    vetoed = ~(veto.constant & ~veto.flip).reshape(-1, channels)
-    wants_true, wants_false = (vetoed & invert).any(axis=0), (vetoed & ~invert).any(axis=0)
-    clash = np.flatnonzero(wants_true & wants_false)
-    # Without a veto in the channel, keep what most elements have, so that most need no veto.
-    majority = invert.mean(axis=0) > 0.5
-    chosen = np.where(wants_true, True, np.where(wants_false, False, majority))
-    turn = (invert != chosen).reshape(-1)
-    one = (1, 0, True)
-    constant = rule.constant & veto.constant & (not mixed)
-    move = turn & ~constant
-    new_rule = r.Intervals(
-        np.where(move, one[0], rule.lo),
-        np.where(move, one[1], rule.hi),
-        np.where(move, one[2], rule.flip ^ (turn & constant)),
-    )
-    new_veto = r.Intervals(
-        np.where(move, rule.lo, veto.lo),
-        np.where(move, rule.hi, veto.hi),
-        np.where(move, rule.flip, veto.flip),
-    )
-    return new_rule, new_veto, chosen, [int(c) for c in clash]
-
-
-# ------------------------------------------------------------------------------------------------
-# requantization
-
-
-def _requantize(
-    layer: str, steps: Sequence[r.Step], features: int, step: int, units: int, output: str, notes: list[str]
-) -> Requantization:
-    """Fixed point of the chain after the last layer, |acc| <= features; see the module's text."""
-    dtype: Literal["i8", "i16", "i32"] = (
-        "i32" if output in ("i32", "f32") else "i8" if output == "i8" else "i16"
-    )
-    largest = _LARGEST[dtype]
-    lines: list[tuple[int, tuple[Exact, Exact], tuple[Exact, Exact]]] = []
-    extremes: list[Exact] = []
-    parts: list[Fraction] | None = []
-    bent = []
-    for unit in range(units):
-        pieces = r.linear_pieces(steps, -features, features, step, unit)
-        if len(pieces) > 2:
-            bent.append(unit)
-            continue
-        for first, last, slope, intercept in pieces:
-            extremes += [abs(slope * first + intercept), abs(slope * last + intercept)]
-            a, b = slope.rational(), intercept.rational()
-            if a is None or b is None or parts is None:
-                parts = None
-            else:
-                parts += [a, b]
-        below, above = pieces[0], pieces[-1]
-        knee = above[0] if len(pieces) == 2 else 0
-        lines.append((knee, (above[2], above[3]), (below[2], below[3])))
-    if bent:
-        raise ConversionError(
-            "too-many-pieces",
-            f"layer {layer!r}: the output chain of units {_few(bent)} has more than two linear pieces; "
-            "at most one PReLU (or ReLU) after the last dense layer converts",
-        )
-    peak = Exact(0)
-    for value in extremes:
-        if float(value) > float(peak) * (1 - 1e-12) and value > peak:
-            peak = value
-
-    scale: Fraction | None = None
-    shift = 0
-    # Exact where all slopes and intercepts are multiples of one rational step and the logits fit.
-    common = _common_step(parts) if parts is not None else None
-    if common is not None and peak <= common * largest and _is_float32(common):
-        scale = common
-    exact = scale is not None
-    if scale is None:
-        scale = _scale_above(peak, largest)
-        shift = _MAX_SHIFT
-    while True:
-        factor = Fraction(2**shift) / scale
-        table = [
-            (
-                knee,
-                *(
-                    (line[0] * factor).round_half_even(),
-                    (line[1] * factor).round_half_even(),
-                    *((low[0] * factor).round_half_even(), (low[1] * factor).round_half_even()),
-                ),
-            )
-            for knee, line, low in lines
-        ]
-        worst = max(
-            max(abs(ma) * features + abs(aa), abs(mb) * features + abs(ab)) for _, ma, aa, mb, ab in table
-        )
-        if worst < _MAX_PRODUCT:
-            break
-        if shift == 0:
-            raise ConversionError(
-                "output-overflow", f"layer {layer!r}: its logits do not fit 62-bit fixed point"
-            )
-        shift -= 1
-    unit_step = float(scale)
-    if exact:
-        notes.append(f"output: exact, logit = {unit_step:g} * q")
-    else:
-        bound = 0.5 + (features + 1) * 2.0 ** -(shift + 1)
-        notes.append(
-            f"output: logit = {unit_step:.9g} * q, |q - logit/scale| <= {bound:.9g} ({dtype}, shift {shift})"
-        )
-
-    def column(i: int) -> Ints:
-        return np.array([row[i] for row in table], dtype=np.int64)
-
-    return Requantization(
-        column(1), column(2), column(3), column(4), column(0).astype(np.int32), shift, dtype, unit_step
-    )
-
-
-def _common_step(parts: Sequence[Fraction]) -> Fraction | None:
-    """The greatest rational of which all `parts` are integer multiples; None where all are zero."""
-    denominator = math.lcm(*(part.denominator for part in parts))
-    step = Fraction(math.gcd(*(int(part * denominator) for part in parts)), denominator)
-    return step or None
-
-
-def _is_float32(value: Fraction) -> bool:
-    return 2.0**-126 <= value < 2.0**127 and Fraction(float(np.float32(float(value)))) == value
-
-
-def _scale_above(peak: Exact, largest: int) -> Fraction:
-    """A float32 that is not below peak / largest, so that nothing saturates; 1 where all logits are zero."""
-    if not peak:
-        return Fraction(1)
-    estimate = np.float32(float(peak * Fraction(1, largest)))
-    estimate = max(estimate, np.float32(2.0**-126))
-    while peak > Fraction(float(estimate)) * largest:
-        estimate = np.nextafter(estimate, np.float32(np.inf))
-        if not np.isfinite(estimate):
-            raise ConversionError("output-overflow", "the logits do not fit float32")
-    return Fraction(float(estimate))
 
 
 def lower(

@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use cbin_nn_deploy::{BenchRun, Counter, Options, bench, board, boards};
+use cbin_nn_deploy::{BenchRun, Counter, DeployError, Options, Session, Watch, bench, board, boards};
 use numpy::PyReadonlyArray2;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -157,5 +158,71 @@ pub(crate) fn run_on_board(
     match (raised, result) {
         (Some(error), _) => Err(error),
         (None, result) => Ok(BoardRun { run: result.map_err(errors::board)? }),
+    }
+}
+
+/// One open board for many models: starting an emulator costs more than most runs.
+#[pyclass(frozen, module = "cbin_nn._native")]
+pub(crate) struct BoardSession {
+    session: Mutex<Session>,
+}
+
+#[pymethods]
+impl BoardSession {
+    /// Starts the board `name` with the image `runner`.
+    #[new]
+    fn new(py: Python<'_>, name: &str, runner: PathBuf) -> PyResult<Self> {
+        let board = board(name).map_err(errors::board)?;
+        let session = watched(py, |watch| Session::open(board, &runner, Options::default(), watch))?;
+        Ok(Self { session: Mutex::new(session) })
+    }
+
+    /// Writes the model `data` to the board and opens it there, in place of the last one.
+    fn load(&self, py: Python<'_>, data: Vec<u8>) -> PyResult<()> {
+        watched(py, |watch| self.lock().load_model(&data, watch).map(drop))
+    }
+
+    /// Runs `images`, one row of bytes an image; the outputs' bytes, image after image.
+    fn run<'py>(&self, py: Python<'py>, images: PyReadonlyArray2<'py, u8>) -> PyResult<Bound<'py, PyBytes>> {
+        let images = images.as_array();
+        let (count, bytes) = images.dim();
+        let images = images.as_standard_layout();
+        let images = images.as_slice().unwrap_or(&[]);
+        let outputs = watched(py, |watch| {
+            let mut session = self.lock();
+            let mut outputs = Vec::new();
+            for (index, image) in images.chunks_exact(bytes.max(1)).enumerate() {
+                outputs.extend(session.run_image(image, index + 1, count, watch)?.output);
+            }
+            Ok(outputs)
+        })?;
+        Ok(PyBytes::new(py, &outputs))
+    }
+}
+
+impl BoardSession {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Detaches and calls `work` with a watch that Ctrl-C ends.
+fn watched<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce(Watch<'_>) -> Result<T, DeployError> + Send,
+) -> PyResult<T> {
+    let mut raised = None;
+    let result = py.detach(|| {
+        work(&mut || match Python::attach(|py| py.check_signals()) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                raised.get_or_insert(error);
+                ControlFlow::Break(())
+            }
+        })
+    });
+    match (raised, result) {
+        (Some(error), _) => Err(error),
+        (None, result) => result.map_err(errors::board),
     }
 }

@@ -1,0 +1,1 @@
+"""Random cases of every operator against an independent oracle."""
