@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import cbin_nn
@@ -181,3 +185,23 @@ def test_load_names_the_file_and_the_field(model: cbin_nn.Model, fixtures: Path,
         cbin_nn.load(fixtures / "tiny.h5")
     with pytest.raises(ModelFileError, match="No such file"):
         cbin_nn.load(tmp_path / "absent.cbn")
+
+
+def test_ctrl_c_ends_a_long_run(fixtures: Path) -> None:
+    code = (
+        "import cbin_nn, numpy as np, sys\n"
+        f"model = cbin_nn.convert({str(fixtures / 'smallcifar.h5')!r})\n"
+        "batch = np.zeros((100_000, 32, 32, 3), np.uint8)\n"
+        "print('ready', flush=True)\n"
+        "model.run(batch, threads=1)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=15)
+    assert "KeyboardInterrupt" in errors
+    assert process.returncode != 0

@@ -383,6 +383,14 @@ impl<'a> Model<'a> {
         self.header.arena_bytes as usize
     }
 
+    /// Multiply-accumulates of one image, counting taps in the padding.
+    pub fn macs(&self) -> u64 {
+        (0..self.operators.len())
+            .filter_map(|index| self.operator(index).ok())
+            .map(|operator| operator.macs())
+            .sum()
+    }
+
     /// Length of the file.
     pub fn file_bytes(&self) -> usize {
         self.header.file_bytes as usize

@@ -9,6 +9,9 @@ use pyo3::types::PyBytes;
 
 use crate::errors;
 
+/// Multiply-accumulates between two looks at Ctrl-C: some tenths of a second on one core.
+const MACS_BETWEEN_SIGNALS: u64 = 5_000_000_000;
+
 /// A checked `.cbn` model.
 #[pyclass(frozen, module = "cbin_nn._native")]
 pub(crate) struct Model {
@@ -220,10 +223,16 @@ impl Model {
         let count = images.len() / model.input_bytes();
         let elements = model.output_bytes() / size_of::<T>();
         let mut outputs = vec![T::zeroed(); count * elements];
-        py.detach(|| {
-            self.inner.run_batch_with(kernel, images, bytemuck::cast_slice_mut(&mut outputs), threads)
-        })
-        .map_err(errors::run)?;
+        // In parts, so that Ctrl-C ends a long run.
+        let part = (MACS_BETWEEN_SIGNALS / model.macs().max(1)).max(64) as usize;
+        let parts = images.chunks(part * model.input_bytes()).zip(outputs.chunks_mut(part * elements));
+        for (images, outputs) in parts {
+            py.detach(|| {
+                self.inner.run_batch_with(kernel, images, bytemuck::cast_slice_mut(outputs), threads)
+            })
+            .map_err(errors::run)?;
+            py.check_signals()?;
+        }
         let (height, width, _) = hwc(&model.output());
         let shape = match model.output().dtype {
             DType::Bits => vec![count, height as usize, width as usize, elements / (height * width) as usize],
