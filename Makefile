@@ -81,7 +81,9 @@ bench: $(NATIVE) $(RUNNER) emulator ## Instructions by layer of the demo model o
 lint: $(NATIVE) ## Formatting, clippy, ruff, types, dependency direction
 	cargo fmt --all --check
 	cd firmware && cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo clippy --manifest-path fuzz/Cargo.toml --all-targets --locked --quiet -- -D warnings
 	$(BIN)/ruff format --check python tests examples scripts
 	$(BIN)/ruff check python tests examples scripts
 	$(BIN)/mypy
@@ -91,6 +93,7 @@ lint: $(NATIVE) ## Formatting, clippy, ruff, types, dependency direction
 .PHONY: test-rust
 test-rust: $(RUNNER) emulator ## Rust tests, the emulated board's included
 	CBIN_NN_RUNNERS=$(abspath $(dir $(RUNNER))) cargo test --workspace --features cbin-nn-model/std --quiet
+	cargo test --manifest-path fuzz/Cargo.toml --locked --quiet
 
 .PHONY: test-python
 test-python: $(NATIVE) $(RUNNER) emulator ## Python tests that need no deep-learning framework
@@ -114,10 +117,33 @@ test-frameworks: $(FRAMEWORKS)/.done $(NATIVE) ## Tests against real Larq on rea
 fixtures: $(NATIVE) ## Remake the test fixtures that need no framework
 	$(BIN)/python tests/make_fixture.py
 
+# No isolation: tests read their environment. What a test leaves out under Miri, it says where it does.
+MIRI = MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test --quiet --tests
+
 .PHONY: miri
 miri: ## Run the kernels' and the model's tests under Miri (nightly)
-	cargo +nightly miri test -p cbin-nn-kernels -p cbin-nn-model --features cbin-nn-model/std
+	scripts/nightly.sh miri rust-src
+	cargo +nightly miri setup
+	$(MIRI) -p cbin-nn-kernels & kernels=$$!; $(MIRI) -p cbin-nn-model --features cbin-nn-model/std; wait $$kernels
+
+.PHONY: fuzz-short
+fuzz-short: ## Fuzz the file view and every operator's arguments, a minute each (nightly)
+	scripts/fuzz.sh 60
+
+.PHONY: fuzz
+fuzz: TARGET = view
+fuzz: SECONDS = 600
+fuzz: ## Fuzz one target as long as asked: make fuzz TARGET=view SECONDS=600
+	scripts/fuzz.sh $(SECONDS) $(TARGET)
+
+.PHONY: coverage
+coverage: ## Line coverage of kernels and model by their Rust tests; fails below 95 %
+	$(PYTHON) scripts/coverage.py --minimum 95
+
+.PHONY: mutants
+mutants: ## Check that every committed mutant of the reference kernels fails a test
+	$(PYTHON) scripts/mutants.py
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf target firmware/target firmware/boards/*/target $(VENV) $(FRAMEWORKS) build dist $(NATIVE) $(RUNNER)
+	rm -rf target fuzz/target fuzz/artifacts firmware/target firmware/boards/*/target $(VENV) $(FRAMEWORKS) build dist $(NATIVE) $(RUNNER)

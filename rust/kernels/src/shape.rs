@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn taps_inside_is_the_set_of_taps_with_an_input() {
-        for size in 1..9 {
+        for size in 1..if cfg!(miri) { 4 } else { 9 } {
             for kernel in 1..5 {
                 for (stride, dilation) in [(1, 1), (2, 1), (1, 2), (3, 2)] {
                     for (before, after) in [(0, 0), (2, 2), (0, 1), (5, 1)] {

@@ -8,6 +8,9 @@ use rayon::prelude::*;
 use crate::aligned::AlignedBytes;
 use crate::{FormatError, Model, NoObserver, RunError};
 
+/// Most threads of a batch, whatever is asked for.
+pub const MAX_THREADS: usize = 1024;
+
 /// Which of an operator's two kernels a batch runs. Both give the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
@@ -45,7 +48,7 @@ impl OwnedModel {
     }
 
     /// Runs a batch: `images` holds n inputs one after the other, `outputs` takes n outputs. Images are spread over
-    /// `threads` threads (0: one a core); each thread has one arena.
+    /// `threads` threads (0: one a core; never more than images or [`MAX_THREADS`]); each thread has one arena.
     ///
     /// # Errors
     /// [`RunError`] naming the argument.
@@ -84,7 +87,7 @@ impl OwnedModel {
                 |arena, (image, output)| run_one(arena, image, output),
             )
         };
-        match threads {
+        match threads.min(count).min(MAX_THREADS) {
             0 => run(),
             1 => {
                 let mut arena = alloc::vec![0u32; model.arena_bytes() / 4];

@@ -1,0 +1,39 @@
+//! Arguments of `qqconv2d`.
+
+use cbin_nn_kernels::qqconv2d::QqConv2d;
+
+use crate::draw::Draw;
+use crate::layer::{Layer, agree, dirty};
+
+/// See the crate's documentation.
+pub fn run(data: &[u8]) {
+    let mut draw = Draw::new(data);
+    let (window, affine) = (draw.window(5), draw.affine());
+    let Some(layer) = Layer::draw(&mut draw, false, window) else { return };
+    let (shape, geometry) = (*layer.geometry.input(), layer.geometry);
+    let length = draw.length(geometry.output().channels() * geometry.products());
+    // -128 is the weight that a bound forgets.
+    let weights: Vec<i8> = match draw.rarely(4) {
+        true => vec![i8::MIN; length],
+        false => draw.image(length).into_iter().map(|byte| byte as i8).collect(),
+    };
+    let built =
+        layer.views().and_then(|(rules, pool)| QqConv2d::new(geometry, affine, &weights, rules, pool));
+    let operator = match built {
+        Ok(operator) => operator,
+        Err(error) => return draw.refused(error),
+    };
+    let length = draw.length(shape.elements());
+    let image = if draw.rarely(4) { vec![255; length] } else { draw.image(length) };
+    let mut bytes = vec![[0xA5; 4]; draw.length(operator.window_words())];
+    let mut scratch = dirty(&mut draw, operator.scratch_words());
+    let fits = image.len() == shape.elements();
+    let scratch_fits = (bytes.len(), scratch.len()) == (operator.window_words(), operator.scratch_words());
+    agree(
+        &mut draw,
+        operator.check_contents().is_ok(),
+        operator.output(),
+        (fits, |out: &mut [u32]| operator.reference(&image, out)),
+        (fits && scratch_fits, |out: &mut [u32]| operator.optimized(&image, out, &mut bytes, &mut scratch)),
+    );
+}
