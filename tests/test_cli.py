@@ -136,3 +136,38 @@ def test_eval_on_cifar10_at_the_samples_accuracy(cifar10_folder: Path, samples: 
     assert value["images"] == 10_000
     assert 0.3 < value["accuracy"] < 0.9
     assert value["images_per_second"] > 100
+
+
+def test_strange_files_and_sizes_are_one_line_too(model: Path, fixtures: Path, tmp_path: Path) -> None:
+    zipped, huge = tmp_path / "zipped.npy", tmp_path / "huge.npy"
+    zipped.write_bytes(b"PK\x03\x04 and nothing of a zip")
+    np.save(huge, np.zeros((1, 32, 32, 3), np.uint8))
+    huge.write_bytes(huge.read_bytes().replace(b"(1, 32, 32, 3), }      ", b"(1000000000000, 32, 3)}"))
+    out = tmp_path / "out.npy"
+    assert "zipped.npy" in failed("run", model, zipped, "-o", out)
+    assert "huge.npy" in failed("run", model, huge, "-o", out)
+    assert "long" in failed("run", model, fixtures / "tiny_images.npy", "-o", tmp_path / ("x" * 300))
+    assert "folder" in failed("run", model, fixtures / "tiny_images.npy", "-o", "")
+    assert "ordinary" in failed("run", model, fixtures / "tiny_images.npy", "-o", "/dev/null", "--force")
+    assert "converted already" in failed("convert", model, "-o", out)
+    assert not out.exists()
+    for option in (["run", model, huge, "-o", out, "--threads", 10**23], ["bench", model, "--count", 10**11]):
+        assert cbin(*option).returncode == 2
+
+
+def test_a_full_disk_is_one_line(model: Path) -> None:
+    full = Path("/dev/full")
+    require("/dev/full", full.exists(), "it exists on Linux")
+    with full.open("w") as stdout:
+        command = [sys.executable, "-c", "from cbin_nn.cli import main; main()", "inspect", str(model)]
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_eval_refuses_a_model_without_classes(tmp_path: Path) -> None:
+    weights = np.ones((10, 32, 32, 3), np.int8)
+    bits, _ = cbin_nn.ops.qbconv2d.model(np.zeros((1, 32, 32, 3), np.uint8), weights)
+    path = bits.save(tmp_path / "bits.cbn")
+    assert "packed bits" in failed("eval", path, "--data", tmp_path)

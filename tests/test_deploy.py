@@ -154,3 +154,19 @@ def test_a_model_too_large_for_the_board_is_refused_with_numbers() -> None:
     with pytest.raises(BoardError, match=r"\d{6,}.*\d{6,}") as caught:
         model.bench(BOARD, np.zeros((1, side, side, 1), np.uint8))
     assert caught.value.slug in {"arena-too-small", "model-too-large"}
+
+
+def test_labels_must_be_classes(model: cbin_nn.Model) -> None:
+    images = draw_images(2, *model.input_shape[:2], seed=9)
+    for labels in ([77, -5], [0, 10], [[0], [1, 2]], [0.5, 1.0]):
+        with pytest.raises(InvalidArgument, match="labels"):
+            model.bench(BOARD, images, labels=labels)
+    bits, batch = cbin_nn.ops.qbconv2d.model(images, np.ones((8, 12, 12, 3), np.int8))
+    with pytest.raises(InvalidArgument, match=r"labels.*bits"):
+        bits.bench(BOARD, batch, labels=[0, 1])
+
+
+@pytest.mark.parametrize("arguments", [{"count": "3"}, {"count": 2.5}, {"count": 1, "timeout": "x"}])
+def test_no_argument_ends_in_a_foreign_error(model: cbin_nn.Model, arguments: dict) -> None:
+    with pytest.raises(InvalidArgument, match=r"count|timeout"):
+        model.bench(BOARD, **arguments)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import copy
+import pickle
 import signal
 import subprocess
 import sys
@@ -189,7 +191,9 @@ def test_load_names_the_file_and_the_field(model: cbin_nn.Model, fixtures: Path,
 
 def test_ctrl_c_ends_a_long_run(fixtures: Path) -> None:
     code = (
-        "import cbin_nn, numpy as np, sys\n"
+        "import cbin_nn, numpy as np, signal\n"
+        # A process started in the background ignores the signal from birth.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"model = cbin_nn.convert({str(fixtures / 'smallcifar.h5')!r})\n"
         "batch = np.zeros((100_000, 32, 32, 3), np.uint8)\n"
         "print('ready', flush=True)\n"
@@ -205,3 +209,40 @@ def test_ctrl_c_ends_a_long_run(fixtures: Path) -> None:
         _, errors = process.communicate(timeout=15)
     assert "KeyboardInterrupt" in errors
     assert process.returncode != 0
+
+
+def test_a_model_survives_pickle_and_copy(model: cbin_nn.Model, images: np.ndarray) -> None:
+    for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert again.to_bytes() == model.to_bytes()
+        assert str(again.report) == str(model.report)
+        np.testing.assert_array_equal(again.run(images), model.run(images))
+
+
+def test_logits_are_not_scaled_twice(fixtures: Path, images: np.ndarray) -> None:
+    model = cbin_nn.convert(fixtures / "tiny.h5", output="f32")
+    logits = model.run(images)
+    np.testing.assert_array_equal(model.dequantize(model.run_integers(images)), logits)
+    with pytest.raises(InvalidArgument, match=r"outputs.*float32"):
+        model.dequantize(logits)
+
+
+def test_no_argument_ends_in_a_foreign_error(model: cbin_nn.Model, images: np.ndarray) -> None:
+    for threads in ("2", 2.5, 10**20):
+        with pytest.raises(InvalidArgument, match="threads"):
+            model.run(images, threads=threads)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument, match="threads"):
+            model.run_integers(images, threads=threads)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="images"):
+        model.run([[1, 2], [3]])  # type: ignore[list-item]
+    with pytest.raises(InvalidArgument, match="NaN"):
+        model.run(np.full((1, 12, 12, 3), np.nan))
+    with pytest.raises(ModelFileError, match="null byte"):
+        cbin_nn.load("a\0b")
+    with pytest.raises(TypeError):
+        cbin_nn.Model.from_bytes(5)  # type: ignore[arg-type]
+
+
+def test_the_package_offers_its_parts() -> None:
+    assert {"data", "images", "ops", "rule", "Rule"} <= set(dir(cbin_nn))
+    assert callable(cbin_nn.data.cifar10)
+    assert callable(cbin_nn.images.draw_images)

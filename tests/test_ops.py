@@ -365,3 +365,28 @@ def test_the_model_of_a_call_gives_the_same() -> None:
     model.summary(lines.append)
     assert "Input: bits 1 x 1 x 40" in lines[0]
     assert "image 8 bytes" in lines[0]
+
+
+def test_an_empty_batch_gives_an_empty_batch() -> None:
+    words, pixels = np.zeros((0, 4, 4, 2), np.uint32), np.zeros((0, 4, 4, 40), np.uint8)
+    signs = np.ones((3, 3, 3, 40), np.int8)
+    assert ops.qbconv2d(pixels, signs).shape == (0, 2, 2, 1)
+    assert ops.qqconv2d(pixels, signs).shape == (0, 2, 2, 1)
+    assert ops.bbconv2d(words, signs).shape == (0, 2, 2, 1)
+    assert ops.bbpointwiseconv2d(words, signs[:, 0, 0]).shape == (0, 4, 4, 1)
+    assert ops.bbdepthwiseconv2d(words, np.ones((3, 3, 40), np.int8)).shape == (0, 2, 2, 2)
+    assert ops.bmaxpool2d(words, 40, 2).shape == (0, 2, 2, 2)
+    flat = np.zeros((0, 2), np.uint32)
+    assert ops.bbfc(flat, signs[:, 0, 0]).shape == (0, 1)
+    assert ops.bbqfc(flat, signs[:, 0, 0]).shape == (0, 3)
+
+
+def test_ragged_input_names_the_argument() -> None:
+    for call, argument in (
+        (lambda: ops.pack([[1, 2], [3]]), "x"),
+        (lambda: ops.unpack([[1, 2], [3]], 4), "words"),
+        (lambda: ops.bbfc([[1, 2], [3]], np.ones((3, 40), np.int8)), "x"),
+        (lambda: ops.bbfc(np.zeros((1, 2), np.uint32), [[1], [1, 2]]), "weights"),
+    ):
+        with pytest.raises(InvalidArgument, match=f"`{argument}`"):
+            call()

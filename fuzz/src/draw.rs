@@ -96,8 +96,8 @@ impl<'a> Draw<'a> {
         }
     }
 
-    /// The next value of the generator: xorshift64*, S. Vigna, "An experimental exploration of Marsaglia's xorshift
-    /// generators, scrambled", 2016.
+    /// The next value of the generator: xorshift64*, S. Vigna, "An experimental exploration of Marsaglia's
+    /// xorshift generators, scrambled", 2016.
     pub(crate) fn value(&mut self) -> u32 {
         self.state ^= self.state >> 12;
         self.state ^= self.state << 25;

@@ -68,7 +68,8 @@ pub(crate) struct Layer {
 }
 
 impl Layer {
-    /// A layer with `filters` output channels (as many as the input has: 0), or none where its shapes do not fit.
+    /// A layer with `filters` output channels (as many as the input has: 0), or none where its shapes do not
+    /// fit.
     pub(crate) fn draw(draw: &mut Draw<'_>, depthwise: bool, window: Window) -> Option<Self> {
         let shape = draw.shape().ok()?;
         // A depthwise layer whose channels differ is one for the constructor to refuse.
@@ -133,8 +134,8 @@ pub(crate) fn dirty(draw: &mut Draw<'_>, right: usize) -> Vec<u32> {
 
 /// Runs both kernels on dirty outputs and compares.
 ///
-/// `fits` says whether the slices that each kernel gets, its output aside, have the right lengths; `clean` whether the
-/// parameters passed `check_contents`.
+/// `fits` says whether the slices that each kernel gets, its output aside, have the right lengths; `clean`
+/// whether the parameters passed `check_contents`.
 pub(crate) fn agree(
     draw: &mut Draw<'_>,
     clean: bool,

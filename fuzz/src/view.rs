@@ -1,6 +1,6 @@
 /*!
-Any bytes as a model file: as they are, and with the header mended (magic, version, lengths, checksum) so that they
-reach the checks of the fields.
+Any bytes as a model file: as they are, and with the header mended (magic, version, lengths, checksum) so that
+they reach the checks of the fields.
 
 What opens is walked through every accessor, and run with both kernels where that is cheap.
 */
@@ -59,7 +59,7 @@ fn open(bytes: &[u8]) {
         work = work.saturating_add(operator.macs()).saturating_add(pooled.saturating_mul(64));
     }
     for index in 0..model.tensor_count() {
-        let tensor = model.tensor(index);
+        let tensor = model.tensor(index).unwrap();
         assert_eq!(model.data_bytes(&tensor).map_or(tensor.bytes, <[u8]>::len), tensor.bytes);
     }
     let largest = model.arena_bytes().max(model.input_bytes()).max(model.output_bytes());

@@ -51,8 +51,8 @@ fn every_target_has_its_binary() {
     }
 }
 
-/// Writes a first corpus of `view`: a model of one operator for each kind, so that fuzzing starts inside the format.
-/// `cargo test --manifest-path fuzz/Cargo.toml -- --ignored` remakes it.
+/// Writes a first corpus of `view`: a model of one operator for each kind, so that fuzzing starts inside the
+/// format. `cargo test --manifest-path fuzz/Cargo.toml -- --ignored` remakes it.
 #[test]
 #[ignore = "writes files"]
 fn seeds_of_view() {

@@ -23,7 +23,7 @@ from .errors import CbinError
 from .model import Layer, Model, convert, load, save
 
 if TYPE_CHECKING:
-    from . import ops
+    from . import data, images, ops, rule
     from .rule import Rule
 
 __all__ = [
@@ -34,22 +34,29 @@ __all__ = [
     "Rule",
     "__version__",
     "convert",
+    "data",
     "deploy",
     "errors",
+    "images",
     "load",
     "ops",
+    "rule",
     "save",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """`ops` and `Rule` bring the exact arithmetic along: loaded on first use, so that import stays light."""
-    if name == "ops":
+    """What `import cbin_nn` alone leaves out, loaded on first use, so that import stays light."""
+    if name in ("data", "images", "ops", "rule"):
         from importlib import import_module
 
-        return import_module(".ops", __name__)
+        return import_module(f".{name}", __name__)
     if name == "Rule":
         from .rule import Rule
 
         return Rule
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

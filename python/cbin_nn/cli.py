@@ -7,8 +7,10 @@ error, and only where that is a terminal. Exit status: 0 done, 1 an error in one
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import __version__
-from .errors import CbinError, InvalidArgument, OutputError
+from .errors import CbinError, InvalidArgument
+from .files import check_target
+from .geometry import MAX_THREADS
 
 __all__ = ["main"]
 
@@ -40,9 +44,18 @@ class _Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except CbinError as error:
-            message = " ".join(error.message.split())
-            click.echo(f"cbin-nn: {message}", err=True)
+            _fail(ctx, error.message)
+        except BrokenPipeError:
+            # The reader of our output has left (`| head`): no error of ours.
+            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
             ctx.exit(1)
+        except (OSError, MemoryError, OverflowError) as error:
+            _fail(ctx, f"{type(error).__name__}: {error or 'too large for this machine'}")
+
+
+def _fail(ctx: click.Context, message: str) -> None:
+    click.echo(f"cbin-nn: {' '.join(message.split())}", err=True)
+    ctx.exit(1)
 
 
 @click.group(
@@ -64,7 +77,7 @@ def _load_array(argument: str, path: Path) -> npt.NDArray[Any]:
         array = np.load(path, allow_pickle=False)
     except OSError as error:
         raise InvalidArgument("not-readable", f"{argument} {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
         reason = str(error).split("\n")[0]
         raise InvalidArgument("bad-npy", f"{argument} {path} is no .npy array: {reason}") from error
     if not isinstance(array, np.ndarray):
@@ -120,8 +133,7 @@ def convert(
     """Convert SOURCE, a Larq/Keras file (.h5 or .keras), to a .cbn model."""
     from .model import convert as convert_file
 
-    if out.exists() and not force:
-        raise OutputError("output-exists", f"{out} exists: choose another name, or overwrite it (--force)")
+    check_target(out, overwrite=force)
     model = convert_file(
         source,
         output=cast(Any, output),
@@ -180,7 +192,7 @@ def inspect(model: Path, as_json: bool) -> None:
     "-o", "--output-file", "out", type=MODEL, required=True, metavar="OUT.npy", help="File to write."
 )
 @click.option("--dequantize", is_flag=True, help="Write float32 logits instead of integers.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads to use.  [default: one a core]")
+@click.option("--threads", type=click.IntRange(1, MAX_THREADS), help="Threads to use.  [default: one a core]")
 @force
 @as_json
 def run(
@@ -192,8 +204,7 @@ def run(
     from .files import write_atomically
     from .model import load
 
-    if out.exists() and not force:
-        raise OutputError("output-exists", f"{out} exists: choose another name, or overwrite it (--force)")
+    check_target(out, overwrite=force)
     loaded = load(model)
     outputs = loaded.run(_load_array("images", images), threads=threads, dequantize=dequantize)
     buffer = io.BytesIO()
@@ -208,7 +219,7 @@ def run(
 @click.option(
     "--data", type=MODEL, metavar="DIR", help="Folder of CIFAR-10.  [default: the variable CBIN_NN_DATA]"
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads to use.  [default: one a core]")
+@click.option("--threads", type=click.IntRange(1, MAX_THREADS), help="Threads to use.  [default: one a core]")
 @as_json
 def evaluate(model: Path, data: Path | None, threads: int | None, as_json: bool) -> None:
     """Accuracy of MODEL on CIFAR-10's test split, on the host."""
@@ -216,6 +227,10 @@ def evaluate(model: Path, data: Path | None, threads: int | None, as_json: bool)
     from .model import load
 
     loaded = load(model)
+    if loaded.output_dtype == "bits":
+        raise InvalidArgument(
+            "no-classes", f"{model} ends in packed bits, not in a number for each class: nothing to evaluate"
+        )
     images, labels = cifar10(data)
     start = time.perf_counter()
     outputs = loaded.run(images, threads=threads)
@@ -233,7 +248,7 @@ def evaluate(model: Path, data: Path | None, threads: int | None, as_json: bool)
 @click.option("--board", default="qemu-mps2-an500", show_default=True, help="A name of `cbin-nn boards`.")
 @click.option("--images", type=MODEL, metavar="IMAGES.npy", help="u8 [N, H, W, C].  [default: drawn images]")
 @click.option("--labels", type=MODEL, metavar="L.npy", help="Integers [N], for the accuracy.")
-@click.option("--count", type=click.IntRange(min=1), help="Use only the first COUNT images.")
+@click.option("--count", type=click.IntRange(1, 1_000_000), help="Use only the first COUNT images.")
 @click.option(
     "--timeout", type=click.FloatRange(min=0.0), metavar="SECONDS", help="How long the board may be silent."
 )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from . import _native
 from .errors import BoardError, InvalidArgument
+from .geometry import array, integer
 
 if TYPE_CHECKING:
     from .model import Layer, Model
@@ -23,6 +24,8 @@ __all__ = ["BenchReport", "Board", "Progress", "bench", "boards", "runner_path"]
 Progress = Callable[[int, int], None]
 
 DEFAULT_IMAGES = 20
+#: Most images of one benchmark.
+MAX_IMAGES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Board:
     simulated: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BenchReport:
     """What a board did with some images. Sizes are in bytes; counts are in `unit` an image."""
 
@@ -164,10 +167,29 @@ def runner_path(board: str) -> Path:
     if not path.is_file():
         raise BoardError(
             "no-runner",
-            f"board {board!r}: its runner image {path} is not in this installation; "
-            "run `make firmware` in the source tree, or install a wheel",
+            f"board {board!r}: its runner image {path} is not there; run `make firmware` in the source "
+            "tree, install a wheel, or set CBIN_NN_RUNNERS to the folder that holds it",
         )
     return path
+
+
+def _labels(model: Model, labels: npt.ArrayLike, count: int) -> npt.NDArray[Any]:
+    """Check labels: one class index an image."""
+    truth = array("labels", labels)
+    if model.output_dtype == "bits":
+        raise InvalidArgument(
+            "no-classes", "`labels` are given, but this model ends in packed bits, not in classes"
+        )
+    if truth.ndim != 1 or len(truth) != count or truth.dtype.kind not in "iu":
+        raise InvalidArgument(
+            "bad-labels", f"`labels` is {truth.dtype} {list(truth.shape)}, expected {count} integers"
+        )
+    if truth.size and not (truth.min() >= 0 and truth.max() < model.classes):
+        raise InvalidArgument(
+            "bad-labels",
+            f"`labels` run from {truth.min()} to {truth.max()}, expected 0 to {model.classes - 1}",
+        )
+    return truth
 
 
 def bench(
@@ -199,8 +221,10 @@ def bench(
         BoardError: the board or its emulator is missing, failed or fell silent, or the model does not fit it.
         InvalidArgument: images, labels or count are wrong.
     """
-    if count is not None and count < 1:
-        raise InvalidArgument("bad-count", f"`count` is {count}: use 1 or more")
+    if count is not None:
+        count = integer("count", count, 1, MAX_IMAGES)
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
+        raise InvalidArgument("bad-timeout", f"`timeout` is {timeout!r}, expected seconds, or None")
     if images is None:
         from .images import draw_images
 
@@ -214,11 +238,7 @@ def bench(
             images = pack(images.astype(np.int16) - 128)
     batch = model.check_input(images)
     batch = batch[None] if batch.ndim == 3 else batch
-    truth = None if labels is None else np.asarray(labels)
-    if truth is not None and (truth.ndim != 1 or len(truth) != len(batch) or truth.dtype.kind not in "iu"):
-        raise InvalidArgument(
-            "bad-labels", f"`labels` is {truth.dtype} {list(truth.shape)}, expected {len(batch)} integers"
-        )
+    truth = None if labels is None else _labels(model, labels, len(batch))
     if count is not None:
         if count > len(batch):
             raise InvalidArgument("bad-count", f"`count` is {count}, but there are {len(batch)} images")
@@ -242,7 +262,7 @@ def bench(
     ).sum(axis=1)
     known = next(row for row in boards() if row.name == board)
     accuracy = None
-    if truth is not None and host.ndim == 2:
+    if truth is not None:
         accuracy = float((outputs.argmax(axis=1) == truth).mean())
     io = model.input_bytes + host[0].nbytes
     return BenchReport(

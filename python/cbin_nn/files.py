@@ -3,19 +3,51 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+import stat
 from pathlib import Path
 
 from .errors import OutputError
 
-__all__ = ["write_atomically"]
+__all__ = ["check_target", "write_atomically"]
+
+
+def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Check that a file may be written to `path`, before the work whose result it is to hold.
+
+    Returns:
+        The path, links followed.
+
+    Raises:
+        OutputError: the file exists and `overwrite` is False, or `path` is empty, a folder or a device.
+    """
+    if not os.fspath(path):
+        raise OutputError("output-not-writable", "the output path is empty: give the name of a file")
+    try:
+        target = Path(os.path.realpath(path))
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return target
+    except (OSError, ValueError) as error:
+        raise _not_writable(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise OutputError("output-is-folder", f"{path} is a folder: give the name of a file in it")
+    if not stat.S_ISREG(mode):
+        raise OutputError("output-not-writable", f"{path} is no ordinary file: give the name of one")
+    if not overwrite:
+        raise OutputError(
+            "output-exists",
+            f"{path} exists: choose another name, or overwrite it (--force, overwrite=True)",
+        )
+    return target
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = False) -> Path:
     """Write `data` to a temporary file beside `path` and move it into place.
 
     Args:
-        path: the file to write.
+        path: the file to write; where it is a link, the file that it leads to. A file that is
+            overwritten keeps its permissions.
         data: its whole content.
         overwrite: replace a file that exists.
 
@@ -23,39 +55,42 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, overwrite: bo
         The path.
 
     Raises:
-        OutputError: the file exists and `overwrite` is False, or the folder can't be written;
-            nothing was changed.
+        OutputError: the file exists and `overwrite` is False, or it can't be written; nothing was changed.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise OutputError("output-is-folder", f"{target} is a folder: give the name of a file in it")
-    temporary: str | None = None
+    target = check_target(path, overwrite=overwrite)
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}")
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:  # noqa: PTH123 - made with what the umask allows
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # `mkstemp` makes files for their owner alone; give this one what the user's umask allows.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
         if overwrite:
-            Path(temporary).replace(target)
+            if target.exists():
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+            temporary.replace(target)
         else:
-            # A hard link fails where the name is taken, also by a file that appeared a moment ago.
-            os.link(temporary, target)
-            Path(temporary).unlink()
-        temporary = None
-    except FileExistsError:
-        raise OutputError(
-            "output-exists",
-            f"{target} exists: choose another name, or overwrite it (--force, overwrite=True)",
-        ) from None
+            _claim(temporary, target)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError("output-not-writable", f"{target} can't be written: {reason}") from error
+        if isinstance(error, FileExistsError):
+            # Somebody made it a moment ago.
+            check_target(path)
+        raise _not_writable(path, error) from error
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-    return target
+        temporary.unlink(missing_ok=True)
+    return Path(path)
+
+
+def _claim(temporary: Path, target: Path) -> None:
+    """Give `temporary` the name `target`, which nobody may have yet."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links here (FAT, some network drives): claim the name, then replace it
+        target.touch(exist_ok=False)
+        temporary.replace(target)
+
+
+def _not_writable(path: str | os.PathLike[str], error: Exception) -> OutputError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return OutputError("output-not-writable", f"{os.fspath(path)!r} can't be written: {reason}")

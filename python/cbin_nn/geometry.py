@@ -8,10 +8,26 @@ from __future__ import annotations
 import operator
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from .errors import InvalidArgument
 from .operators import Window
 
-__all__ = ["MAX_DIMENSION", "MAX_ELEMENTS", "MAX_WINDOW", "Padding", "check_plane", "pair", "window", "words"]
+__all__ = [
+    "MAX_DIMENSION",
+    "MAX_ELEMENTS",
+    "MAX_THREADS",
+    "MAX_WINDOW",
+    "Padding",
+    "array",
+    "check_plane",
+    "integer",
+    "pair",
+    "thread_count",
+    "window",
+    "words",
+]
 
 #: Largest height, width or channel count of a tensor.
 MAX_DIMENSION = 65_535
@@ -19,6 +35,9 @@ MAX_DIMENSION = 65_535
 MAX_ELEMENTS = 1 << 26
 #: Largest kernel side, stride, dilation or padding.
 MAX_WINDOW = 4096
+
+#: Most threads of one run.
+MAX_THREADS = 1024
 
 #: "valid", "same" (TensorFlow's rule), one number for all sides, or ((top, bottom), (left, right)).
 Padding = Literal["valid", "same"] | int | tuple[tuple[int, int], tuple[int, int]]
@@ -45,6 +64,30 @@ def integer(argument: str, value: Any, low: int, high: int, expected: str = "") 
     if not low <= number <= high:
         raise InvalidArgument("out-of-range", f"`{argument}` is {value!r}, expected {expected}")
     return number
+
+
+def thread_count(threads: Any) -> int:
+    """Threads as the native module takes them: 0 is one a core.
+
+    Raises:
+        InvalidArgument: neither None nor an integer from 1 to `MAX_THREADS`.
+    """
+    if threads is None:
+        return 0
+    expected = f"an integer from 1 to {MAX_THREADS}, or None for one a core"
+    return integer("threads", threads, 1, MAX_THREADS, expected)
+
+
+def array(argument: str, value: Any) -> npt.NDArray[Any]:
+    """`value` as an array.
+
+    Raises:
+        InvalidArgument: it is none, for instance a list of lists of different lengths.
+    """
+    try:
+        return np.asarray(value)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument("bad-argument", f"`{argument}` is no array: {error}") from error
 
 
 def pair(argument: str, value: Any, low: int, high: int) -> tuple[int, int]:

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from . import _native
 from .errors import InvalidArgument, ModelFileError
 from .files import write_atomically
+from .geometry import array as as_array
+from .geometry import thread_count
 
 if TYPE_CHECKING:
     from .converters import ConversionReport
@@ -61,7 +63,10 @@ class Model:
         Raises:
             ModelFileError: they are no valid model; the message names the field.
         """
-        return cls(_native.Model.from_bytes(bytes(data)))
+        return cls(_native.Model.from_bytes(bytes(memoryview(data))))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self.to_bytes(), self.report)
 
     def to_bytes(self) -> bytes:
         """The bytes of the `.cbn` file."""
@@ -165,17 +170,14 @@ class Model:
             InvalidArgument: wrong dtype, shape or thread count; the message names the argument.
         """
         batch = self.check_input(images)
-        if threads is not None and (isinstance(threads, bool) or threads < 1):
+        if dequantize and self._native.output_dtype == "bits":
             raise InvalidArgument(
-                "bad-threads", f"`threads` is {threads}: use 1 or more, or None for one a core"
+                "no-logits", "`dequantize` is True, but this model ends in packed bits, which have no scale"
             )
-        single = batch.ndim == 3
-        outputs: Array = self._native.run(
-            batch[None] if single else batch, 0 if threads is None else int(threads), False
-        )
-        if (dequantize or self._native.float_output) and self._native.output_dtype != "bits":
+        outputs = self.run_integers(batch, threads=threads)
+        if dequantize or self._native.float_output:
             outputs = self.dequantize(outputs)
-        return outputs[0] if single else outputs
+        return outputs[0] if batch.ndim == 3 else outputs
 
     def check_input(self, images: npt.ArrayLike) -> Array:
         """Check a batch, or one image, against what the model takes.
@@ -189,7 +191,7 @@ class Model:
         if self.input_dtype == "u8":
             return check_images(images, self.input_shape)
         height, width, channels = self.input_shape
-        array = np.asarray(images)
+        array = as_array("images", images)
         words = check_words("images", array, 3 if array.ndim == 3 else 4, channels)
         if words.shape[-3:-1] != (height, width):
             raise InvalidArgument(
@@ -199,14 +201,22 @@ class Model:
         return words
 
     def dequantize(self, outputs: Array) -> npt.NDArray[np.float32]:
-        """Integer outputs as float32 logits of the source network: `outputs * output_scale`."""
+        """Integer outputs as float32 logits of the source network: `outputs * output_scale`.
+
+        Raises:
+            InvalidArgument: `outputs` are not integers, for instance because they are logits already.
+        """
+        if outputs.dtype.kind not in "iu":
+            raise InvalidArgument(
+                "bad-dtype", f"`outputs` is {outputs.dtype}, expected the integers of run or run_integers"
+            )
         return (outputs * self.output_scale).astype(np.float32)
 
     def run_integers(self, images: npt.ArrayLike, *, threads: int | None = None) -> Array:
         """As `run`, but always the integers that a board sends, also for a model with float output."""
         batch = self.check_input(images)
         batch = batch[None] if batch.ndim == 3 else batch
-        outputs: Array = self._native.run(batch, 0 if threads is None else threads, False)
+        outputs: Array = self._native.run(batch, thread_count(threads), False)
         return outputs
 
     def taps(self, image: npt.ArrayLike) -> dict[str, Array]:
@@ -271,19 +281,26 @@ class Model:
         return f"<cbin_nn.Model {self.name!r}: {shape} -> {output}, {layers} operators>"
 
 
+def _restore(data: bytes, report: ConversionReport | None) -> Model:
+    """A model from a pickle."""
+    return Model(_native.Model.from_bytes(data), report)
+
+
 def check_images(images: npt.ArrayLike, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
     """Check that `images` are uint8 `[N, H, W, C]` or `[H, W, C]` of the given (H, W, C).
 
     Raises:
         InvalidArgument: naming what is wrong: dtype, shape or range.
     """
-    array = np.asarray(images)
+    array = as_array("images", images)
     expected = ", ".join(map(str, shape))
     if array.dtype != np.uint8:
         hint = "pass integers 0..255 as np.uint8"
         if array.dtype.kind in "iuf" and array.size:
             low, high = array.min(), array.max()
-            if not (low >= 0 and high <= 255):
+            if array.dtype.kind == "f" and np.isnan(low):
+                hint = "it holds NaN"
+            elif not (low >= 0 and high <= 255):
                 hint = f"its values run from {low:g} to {high:g}, and u8 holds 0 to 255"
             elif array.dtype.kind == "f" and high <= 1:
                 hint = "its values look scaled to 0..1: multiply by 255, round, and use .astype(np.uint8)"
@@ -320,7 +337,7 @@ def check_words(
     Raises:
         InvalidArgument: wrong dtype, rank or number of words, or a bit above the last channel is set.
     """
-    array = np.asarray(value)
+    array = as_array(argument, value)
     count = (channels + 31) // 32
     layout = {3: "[H, W, {}]", 4: "[N, H, W, {}]"}.get(rank or 0, "[..., {}]").format(count)
     if array.dtype != np.uint32:
@@ -341,8 +358,7 @@ def check_words(
             raise InvalidArgument(
                 "padding-bits",
                 f"`{argument}` has a bit set above channel {channels - 1}, expected the unused {unused} "
-                "high bits of "
-                "each last word to be 0",
+                "high bits of each last word to be 0",
             )
     return np.ascontiguousarray(array, np.uint32)
 
@@ -386,9 +402,10 @@ def load(path: str | os.PathLike[str]) -> Model:
         ModelFileError: it can't be read, or is no valid model; the message names the file and the field.
     """
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ModelFileError("not-readable", f"{path}: {error.strerror or error}") from error
+        data = Path(os.fsdecode(path)).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise ModelFileError("not-readable", f"{path!s}: {reason}") from error
     if data[:8] == b"\x89HDF\r\n\x1a\n" or data[:4] == b"PK\x03\x04":
         raise ModelFileError(
             "not-converted",

@@ -186,7 +186,7 @@ def pack(x: npt.ArrayLike) -> Words:
         InvalidArgument: no real numbers (bool is refused: whether False means -1 is not clear), no channel,
             or NaN.
     """
-    array = np.asarray(x)
+    array = geometry.array("x", x)
     if array.dtype.kind not in "iuf":
         hint = ": for bits use np.where(x, 1, -1)" if array.dtype == np.bool_ else ""
         raise InvalidArgument("bad-dtype", f"`x` is {array.dtype}, expected real numbers [..., C]{hint}")
@@ -228,23 +228,15 @@ def unpack(words: npt.ArrayLike, channels: int) -> Signs:
 # checks that the families share
 
 
-def _array(argument: str, value: Any) -> Array:
-    try:
-        return np.asarray(value)
-    except ValueError as error:
-        raise InvalidArgument("bad-argument", f"`{argument}` is no array: {error}") from error
-
-
 def _kernel(kernel: str, threads: int | None) -> None:
-    if kernel not in ("optimized", "reference"):
+    if not isinstance(kernel, str) or kernel not in ("optimized", "reference"):
         raise InvalidArgument("bad-kernel", f'`kernel` is {kernel!r}, expected "optimized" or "reference"')
-    if threads is not None:
-        geometry.integer("threads", threads, 1, 4096, "an integer from 1 to 4096, or None for one a core")
+    geometry.thread_count(threads)
 
 
 def _weights(value: Any, layout: str, ranks: tuple[int, ...], *, signs: bool) -> Signs:
     """int8 weights of one of `ranks`; `layout` is what messages call the shape."""
-    weights = _array("weights", value)
+    weights = geometry.array("weights", value)
     kind = "of -1 and +1" if signs else "numbers"
     if weights.dtype != np.int8:
         hint = ": use np.where(weights >= 0, 1, -1).astype(np.int8)" if signs else ""
@@ -368,7 +360,8 @@ def _first(_: _Call, outputs: list[Array]) -> Words:
 
 def _flat(_: _Call, outputs: list[Array]) -> Words:
     """Packed outputs `[N, words]` of a dense layer."""
-    return cast("Words", outputs[0].reshape(len(outputs[0]), -1))
+    count, _, _, words = outputs[0].shape
+    return cast("Words", outputs[0].reshape(count, words))
 
 
 def _joined(call: _Call, outputs: list[Array]) -> Words:
@@ -392,9 +385,7 @@ def _scalar(argument: str, value: Any) -> Fraction:
     if np.any(array != array.flat[0]):
         raise InvalidArgument(
             "bad-argument",
-            f"`{argument}` has different values, expected one for all channels: unequal scales belong "
-            "into the "
-            "weights of qqconv2d",
+            f"`{argument}` has different values, expected one for all channels",
         )
     return Fraction(float(array.flat[0]))
 
@@ -417,7 +408,7 @@ def _bytes_conv(
     signs = kind == "qbconv2d"
     weights = _weights(weights, layout, (4,), signs=signs)
     filters, rows, columns, channels = weights.shape
-    array = _array("x", x)
+    array = geometry.array("x", x)
     if array.dtype not in (np.uint8, np.int8):
         raise InvalidArgument(
             "bad-dtype", f"`x` is {array.dtype}, expected uint8 or int8 [N, H, W, {channels}]"
@@ -426,8 +417,7 @@ def _bytes_conv(
         raise InvalidArgument(
             "bad-shape",
             f"`x` has shape {list(array.shape)}, expected [N, H, W, {channels}]: the input channels of "
-            "`weights` "
-            f"{list(weights.shape)}",
+            f"`weights` {list(weights.shape)}",
         )
     shape = geometry.check_plane("x", *array.shape[1:])
     taps = _taps(weights, (rows, columns), channels)
@@ -446,8 +436,7 @@ def _bytes_conv(
         raise InvalidArgument(
             "overflow",
             f"`weights` has shape {list(weights.shape)}: its {flat.shape[1]} products of {mul}*q{add:+d} "
-            "a result "
-            "do not fit a 32-bit accumulator, expected fewer taps or a simpler `input_offset`",
+            "a result do not fit a 32-bit accumulator, expected fewer taps or a simpler `input_offset`",
         )
     head = []
     if factor != 1:
@@ -632,8 +621,7 @@ def bbconv2d(
             raise InvalidArgument(
                 "bad-groups",
                 f"`groups` is {parts} with {filters} filters of one channel, expected as many filters as "
-                "channels: "
-                "a channel multiplier is not supported",
+                "channels: a channel multiplier is not supported",
             )
         filter_of = np.ascontiguousarray(weights[:, :, :, 0].transpose(1, 2, 0))
         fold = (prelu, chain, rule)
@@ -853,7 +841,7 @@ def bmaxpool2d(
     window = MaxPool(size, strides, padding).window(words.shape[1], words.shape[2])
     flags: npt.NDArray[np.bool_] | None = None
     if use_and is not None:
-        flags = _array("use_and", use_and)
+        flags = geometry.array("use_and", use_and)
         if flags.dtype != np.bool_ or flags.shape not in ((), (count,)):
             raise InvalidArgument(
                 "bad-shape" if flags.dtype == np.bool_ else "bad-dtype",
@@ -872,7 +860,7 @@ def _dense(x: Any, weights: Any) -> tuple[Words, Signs, tuple[int, int, int]]:
     """Packed input [N, H, W, words], weights [units, features] and the input's shape."""
     signs = _weights(weights, "[units, features]", (2,), signs=True)
     units, features = signs.shape
-    array = _array("x", x)
+    array = geometry.array("x", x)
     if array.dtype != np.uint32:
         check_words("x", array, None, features)  # raises, with the hint to pack
     if array.ndim == 2:

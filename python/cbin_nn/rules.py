@@ -80,8 +80,7 @@ def _column(layer: str, what: str, values: Float32) -> Float32:
         raise ConversionError(
             "not-finite",
             f"layer {layer!r}: {what} is {array[bad[0]]} at element {int(bad[0])} ({bad.size} of "
-            f"{array.size} "
-            "values are NaN or infinite); the training diverged, use another checkpoint",
+            f"{array.size} values are NaN or infinite); the training diverged, use another checkpoint",
         )
     return array
 

@@ -169,6 +169,10 @@ def read_keras(path: str | os.PathLike[str]) -> Graph:
                 file.seek(0)
                 with zipfile.ZipFile(file) as archive:
                     return _read_zip(archive)
+    if magic[:4] == b"CBIN":
+        raise ConversionError(
+            "unsupported-file", f"{path}: converted already; use cbin_nn.load or `cbin-nn run`"
+        )
     raise ConversionError(
         "unsupported-file",
         f"{path}: neither HDF5 nor a .keras archive (it begins with {magic[:4]!r}); "
@@ -314,8 +318,8 @@ class _ArchiveWeights(_Weights):
         if len(groups) != self.counts[layer.class_name]:
             raise layer.refuse(
                 "missing-weights",
-                f"the file has {len(groups)} sets of weights for {self.counts[layer.class_name]} layers "
-                f"of its class",
+                f"the file has weights of {len(groups)} layers of its class, and the architecture has "
+                f"{self.counts[layer.class_name]}; save the model again with model.save('NAME.keras')",
             )
         _, key, variables = groups[layer.rank]
         if len(variables) != len(expected):
@@ -357,7 +361,8 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     if names.count(name) != 1:
         raise ConversionError(
             "unsupported-file",
-            f"a zip archive with {names.count(name)} members {name!r}, so not a Keras model",
+            f"a zip archive without exactly one member {name!r}, so not a .keras model (PyTorch's .pt2 and "
+            "archives of arrays can't be converted); save the model with model.save('NAME.keras')",
         )
     info = archive.getinfo(name)
     if info.file_size > limit:
@@ -664,8 +669,7 @@ class _Builder:
             raise layer.refuse(
                 "unsupported-activation",
                 f"activation {kind!r} can't be converted; supported are linear, relu, hard_tanh, softmax "
-                f"at the end, "
-                "PReLU and LeakyReLU layers, and ste_sign, approx_sign, swish_sign",
+                f"at the end, PReLU and LeakyReLU layers, and ste_sign, approx_sign, swish_sign",
             )
 
     def _max_pool(self, layer: _Layer) -> None:

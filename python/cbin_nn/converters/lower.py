@@ -423,8 +423,7 @@ class _Lowering:
                 node,
                 "unsupported-layer",
                 f"it binarizes the network's {self.input_shape[2]}-channel input, which is supported for "
-                f"one channel only; "
-                "leave out the first layer's input_quantizer",
+                f"one channel only; leave out the first layer's input_quantizer",
             )
         first = g.Conv2D(
             f"{node.layer}/input",
@@ -544,8 +543,7 @@ class _Lowering:
                         last,
                         "unsupported-layer",
                         f"a PReLU with negative slopes (channels {few(bent.tolist())}) after several "
-                        f"pools can't be "
-                        "converted; use one pool",
+                        f"pools can't be converted; use one pool",
                     )
             else:
                 rising = rising * step.direction(slice(None))

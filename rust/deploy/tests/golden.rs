@@ -1,5 +1,5 @@
-//! The golden vectors of `tests/golden` on the emulated board. Their outputs come from an oracle, so this compares the
-//! firmware with more than the host. What these tests need is told in `emulated.rs`.
+//! The golden vectors of `tests/golden` on the emulated board. Their outputs come from an oracle, so this
+//! compares the firmware with more than the host. What these tests need is told in `emulated.rs`.
 
 #[path = "common/needs.rs"]
 mod needs;

@@ -1,5 +1,5 @@
-//! Hostile models on the emulated board: the firmware gives the host's verdict on each, runs what it accepts to the
-//! host's bytes, and goes on. What these tests need is told in `emulated.rs`.
+//! Hostile models on the emulated board: the firmware gives the host's verdict on each, runs what it accepts
+//! to the host's bytes, and goes on. What these tests need is told in `emulated.rs`.
 
 #[path = "../../model/tests/common/mod.rs"]
 mod models;

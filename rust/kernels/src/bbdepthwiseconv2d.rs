@@ -1,10 +1,10 @@
 /*!
-Depthwise convolution of packed activations with packed weights, to packed activations: each output channel sees
-its own input channel alone.
+Depthwise convolution of packed activations with packed weights, to packed activations: each output channel
+sees its own input channel alone.
 
-Weights are `[kernel height][kernel width][words]`, one packed pixel a tap. 32 channels are counted at once in a
-vertical counter: word b of it holds bit b of each channel's count, and adding a word of ones is a ripple of half
-adders that ends, on average, after two.
+Weights are `[kernel height][kernel width][words]`, one packed pixel a tap. 32 channels are counted at once in
+a vertical counter: word b of it holds bit b of each channel's count, and adding a word of ones is a ripple of
+half adders that ends, on average, after two.
 */
 
 use crate::ArgumentError;

@@ -21,11 +21,12 @@ pub struct BbPointwiseConv2d<'a> {
 }
 
 impl<'a> BbPointwiseConv2d<'a> {
-    /// `weights` holds `output channels * geometry.filter_words()` words; the kernel is 1 x 1 without padding.
+    /// `weights` holds `output channels * geometry.filter_words()` words; the kernel is 1 x 1 without
+    /// padding.
     ///
     /// # Errors
-    /// [`ArgumentError`] naming the argument that does not fit the geometry; [`ArgumentError::Value`] for a kernel
-    /// that is not 1 x 1 or has padding.
+    /// [`ArgumentError`] naming the argument that does not fit the geometry; [`ArgumentError::Value`] for a
+    /// kernel that is not 1 x 1 or has padding.
     pub fn new(
         geometry: Conv2dGeometry,
         weights: &'a [u32],

@@ -8,7 +8,8 @@ function; it becomes a fixed-point one with at most two pieces, per unit:
 q = saturate(round_half_even((acc * mul + add) / 2^shift))
 ```
 
-with the first `(mul, add)` where `acc < knee` and the second elsewhere. Ties go to the even neighbour; values beyond the output type's range become its smallest or largest value.
+with the first `(mul, add)` where `acc < knee` and the second elsewhere. Ties go to the even neighbour;
+values beyond the output type's range become its smallest or largest value.
 */
 
 use crate::ArgumentError;
@@ -63,8 +64,8 @@ pub struct Requantization<'a> {
 }
 
 impl<'a> Requantization<'a> {
-    /// With an empty `knee`, `mul` and `add` hold one value a unit. Otherwise `knee` holds one value a unit, and
-    /// `mul` and `add` two rows of them: below the knee first, then from the knee on.
+    /// With an empty `knee`, `mul` and `add` hold one value a unit. Otherwise `knee` holds one value a unit,
+    /// and `mul` and `add` two rows of them: below the knee first, then from the knee on.
     ///
     /// # Errors
     /// [`ArgumentError::Length`] where the three disagree, [`ArgumentError::TooLarge`] for `shift`.

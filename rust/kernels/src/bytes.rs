@@ -52,7 +52,8 @@ pub(crate) trait ByteFilters {
     /// Whether [`dot`](Self::dot) looks at its `total`.
     const NEEDS_TOTAL: bool;
 
-    /// Sum of w * q over a window in filter order, padded with 0 to whole words, up to [`bias`](Self::bias). `total` is the sum of its bytes.
+    /// Sum of w * q over a window in filter order, padded with 0 to whole words, up to [`bias`](Self::bias).
+    /// `total` is the sum of its bytes.
     fn dot(&self, filter: usize, window: &[[u8; 4]], total: u32) -> i32;
 
     /// What [`dot`](Self::dot) leaves out, the same for every window.
@@ -77,8 +78,8 @@ pub(crate) struct Gathered<'a, F> {
     window: &'a mut [[u8; 4]],
     /// The bias of each filter's dot product, in two's complement.
     biases: &'a mut [u32],
-    /// What each filter's dot product lacks of its accumulator in the current border class, in two's complement;
-    /// empty where `affine.add` is 0 and the class does not matter.
+    /// What each filter's dot product lacks of its accumulator in the current border class, in two's
+    /// complement; empty where `affine.add` is 0 and the class does not matter.
     sums: &'a mut [u32],
     /// Sum of all bytes of the window.
     total: u32,

@@ -1,9 +1,9 @@
 /*!
 What the convolution families share: the walk over output pixels, rules, the fused max-pool, packing.
 
-A family brings its accumulators. The naive [`reference`] asks for the accumulator of one element at a
-time, by its definition. The optimized [`convolve`] asks an [`Accumulate`] to gather a pixel's window once, and
-then for the channels it still needs.
+A family brings its accumulators. The naive [`reference`] asks for the accumulator of one element at a time,
+by its definition. The optimized [`convolve`] asks an [`Accumulate`] to gather a pixel's window once, and then
+for the channels it still needs.
 */
 
 use crate::ArgumentError;

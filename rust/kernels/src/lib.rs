@@ -1,8 +1,8 @@
 /*!
 Operators of binarized neural networks (BNNs) on packed bits.
 
-`no_std`, no allocation, no dependencies, no `unsafe` outside `arch/`: the caller supplies input, weights, output and
-scratch as slices, and every length is checked once, when an operator is built.
+`no_std`, no allocation, no dependencies, no `unsafe` outside `arch/`: the caller supplies input, weights,
+output and scratch as slices, and every length is checked once, when an operator is built.
 
 # The bit contract
 

@@ -96,8 +96,9 @@ impl<'a> QbConv2d<'a> {
         Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, affine, weights })
     }
 
-    /// Scans the parameters: unused bits are 0, mask bytes 0x00 or 0xFF. Lengths were checked by [`new`](Self::new); whoever reads
-    /// parameters from elsewhere (a model file) calls this once, not at every run.
+    /// Scans the parameters: unused bits are 0, mask bytes 0x00 or 0xFF. Lengths were checked by
+    /// [`new`](Self::new); whoever reads parameters from elsewhere (a model file) calls this once, not at
+    /// every run.
     ///
     /// # Errors
     /// [`ArgumentError::PaddingBits`] or [`ArgumentError::Value`] naming the argument.

@@ -1,8 +1,8 @@
 /*!
 Convolution of 8-bit activations with 8-bit weights, to packed activations.
 
-Weights are i8 in HWC order, `[output channels][kernel height][kernel width][channels]`; the scale of a channel's
-weights belongs to its rule. [`Affine`] says what an input byte means.
+Weights are i8 in HWC order, `[output channels][kernel height][kernel width][channels]`; the scale of a
+channel's weights belongs to its rule. [`Affine`] says what an input byte means.
 */
 
 use crate::ArgumentError;
@@ -40,8 +40,8 @@ impl<'a> QqConv2d<'a> {
         Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, affine, weights })
     }
 
-    /// Scans the parameters: unused bits of rules and pool are 0. Lengths were checked by [`new`](Self::new); whoever
-    /// reads parameters from elsewhere (a model file) calls this once, not at every run.
+    /// Scans the parameters: unused bits of rules and pool are 0. Lengths were checked by [`new`](Self::new);
+    /// whoever reads parameters from elsewhere (a model file) calls this once, not at every run.
     ///
     /// # Errors
     /// [`ArgumentError::PaddingBits`] naming the argument.

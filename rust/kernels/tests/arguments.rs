@@ -1,4 +1,5 @@
-//! Every argument that every constructor refuses, and every slice that every run refuses, by the error it gives.
+//! Every argument that every constructor refuses, and every slice that every run refuses, by the error it
+//! gives.
 
 use cbin_nn_kernels::ArgumentError::{
     self, KernelTooLarge, Length, Overflow, PaddingBits, TooLarge, Value, Zero,
@@ -424,8 +425,8 @@ fn what_an_operator_says_of_itself() {
     assert_eq!(conv.macs(), 4 * 5 * 27);
 }
 
-/// Twice the sum of the bytes under +1 can leave `i32` where the accumulator does not: once an overflow of the
-/// byte-mask kernel with debug assertions.
+/// Twice the sum of the bytes under +1 can leave `i32` where the accumulator does not: once an overflow of
+/// the byte-mask kernel with debug assertions.
 #[test]
 #[cfg_attr(miri, ignore = "four million products")]
 fn the_largest_accumulator_of_byte_masks() {

@@ -47,8 +47,19 @@ impl OwnedModel {
         &self.bytes
     }
 
-    /// Runs a batch: `images` holds n inputs one after the other, `outputs` takes n outputs. Images are spread over
-    /// `threads` threads (0: one a core; never more than images or [`MAX_THREADS`]); each thread has one arena.
+    /// Images of a batch between two looks at whether to go on (Ctrl-C, say): some tenths of a second of work
+    /// with the optimized kernels on one core, and no fewer than keep the cores busy.
+    pub fn images_between_looks(&self) -> usize {
+        const WORK: u64 = 5_000_000_000;
+        let model = self.view();
+        // A pooling layer has no multiply-accumulates; the bytes it moves stand for them.
+        let work = model.macs() + 8 * (model.input_bytes() + model.arena_bytes()) as u64;
+        usize::try_from(WORK / work).unwrap_or(usize::MAX).max(rayon::current_num_threads())
+    }
+
+    /// Runs a batch: `images` holds n inputs one after the other, `outputs` takes n outputs. Images are
+    /// spread over `threads` threads (0: one a core; never more than images or [`MAX_THREADS`]); each thread
+    /// has one arena.
     ///
     /// # Errors
     /// [`RunError`] naming the argument.

@@ -14,8 +14,8 @@ by construction.
 
 # Invariants
 
-Tensor 0 is the model's input and tensor i + 1 the output of operator i; an operator reads only earlier tensors.
-So the graph is in execution order, has no cycle, and a lifetime is found without a table.
+Tensor 0 is the model's input and tensor i + 1 the output of operator i; an operator reads only earlier
+tensors. So the graph is in execution order, has no cycle, and a lifetime is found without a table.
 */
 #![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]

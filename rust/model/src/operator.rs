@@ -361,7 +361,7 @@ impl<'a> Parser<'_, 'a> {
         if at > self.index {
             return Err(self.wrong("inputs"));
         }
-        let tensor = self.model.tensor(at);
+        let tensor = self.model.tensor_at(at);
         if tensor.dtype != dtype {
             return Err(self.wrong("inputs"));
         }
@@ -372,7 +372,7 @@ impl<'a> Parser<'_, 'a> {
         match self.record.constants[slot] {
             NONE => Ok(None),
             at if (at as usize) < self.model.tensor_count() => {
-                let tensor = self.model.tensor(at as usize);
+                let tensor = self.model.tensor_at(at as usize);
                 if tensor.place == Place::Data { Ok(Some(tensor)) } else { Err(self.wrong(field)) }
             }
             _ => Err(self.wrong(field)),
@@ -410,7 +410,8 @@ impl<'a> Parser<'_, 'a> {
         self.elements(tensor, dtype, field)
     }
 
-    /// The geometry of a convolution whose weights have shape `[O, H, W, I]`, or `[1, H, W, C]` where it is depthwise.
+    /// The geometry of a convolution whose weights have shape `[O, H, W, I]`, or `[1, H, W, C]` where it is
+    /// depthwise.
     fn geometry(
         &self,
         kind: Kind,

@@ -224,13 +224,13 @@ impl<'a> Model<'a> {
                 if record.shape[0] != 1 || layout != Layout::Canonical {
                     return Err(field("shape"));
                 }
-                self.tensor(index).image_shape().map_err(|_| field("shape"))?;
+                self.tensor_at(index).image_shape().map_err(|_| field("shape"))?;
             }
         }
         if data_end != self.data.len() {
             return Err(FormatError::Header { field: "data_bytes" });
         }
-        match self.tensor(0).dtype {
+        match self.tensor_at(0).dtype {
             DType::U8 | DType::Bits => Ok(()),
             _ => Err(FormatError::Tensor { index: 0, field: "dtype" }),
         }
@@ -239,7 +239,7 @@ impl<'a> Model<'a> {
     fn check_operator(&self, index: usize) -> Result<(), FormatError> {
         let operator = Operator::from_record(self, index)?;
         operator.check_contents().map_err(|error| FormatError::Argument { index, error })?;
-        let output = self.tensor(index + 1);
+        let output = self.tensor_at(index + 1);
         let shape = operator.output();
         let expected = [1, shape.height() as u32, shape.width() as u32, shape.channels() as u32];
         if output.shape != expected {
@@ -276,7 +276,7 @@ impl<'a> Model<'a> {
                 if input == 0 || input > index {
                     continue;
                 }
-                let live = self.tensor(input);
+                let live = self.tensor_at(input);
                 let live = if live.place == Place::Arena { live.range() } else { 0..0 };
                 if overlap(&live, &written) || overlap(&live, &scratch) {
                     return Err(FormatError::Overlap { index });
@@ -333,11 +333,14 @@ impl<'a> Model<'a> {
         self.tensors.len()
     }
 
-    /// Tensor `index`: 0 is the model's input, i + 1 the output of operator i, the rest are constants.
-    ///
-    /// # Panics
-    /// Where `index` is not below [`tensor_count`](Self::tensor_count).
-    pub fn tensor(&self, index: usize) -> Tensor<'a> {
+    /// Tensor `index`: 0 is the model's input, i + 1 the output of operator i, the rest are constants. `None`
+    /// for an index that does not exist.
+    pub fn tensor(&self, index: usize) -> Option<Tensor<'a>> {
+        (index < self.tensors.len()).then(|| self.tensor_at(index))
+    }
+
+    /// Tensor `index`, which exists.
+    pub(crate) fn tensor_at(&self, index: usize) -> Tensor<'a> {
         let record = &self.tensors[index];
         let dtype = DType::from_code(record.dtype).unwrap_or(DType::Bits);
         let layout = Layout::from_code(record.layout).unwrap_or(Layout::Canonical);
@@ -355,12 +358,12 @@ impl<'a> Model<'a> {
 
     /// The model's input tensor.
     pub fn input(&self) -> Tensor<'a> {
-        self.tensor(0)
+        self.tensor_at(0)
     }
 
     /// The model's output tensor.
     pub fn output(&self) -> Tensor<'a> {
-        self.tensor(self.operators.len())
+        self.tensor_at(self.operators.len())
     }
 
     /// Whether the host multiplies the output by its scale, to float32.
@@ -402,7 +405,7 @@ impl<'a> Model<'a> {
         constants
             .iter()
             .filter(|&&t| (t as usize) < self.tensors.len())
-            .map(|&t| self.tensor(t as usize).bytes)
+            .map(|&t| self.tensor_at(t as usize).bytes)
             .sum()
     }
 

@@ -87,8 +87,8 @@ impl Model<'_> {
             let failed = RunError::Operator { index };
             let operator = self.operator(index).map_err(|_| failed)?;
             let record = self.record(index);
-            let source = self.tensor(record.inputs[0] as usize);
-            let target = self.tensor(index + 1);
+            let source = self.tensor_at(record.inputs[0] as usize);
+            let target = self.tensor_at(index + 1);
             let scratch = words(record.scratch_offset as usize, record.scratch_bytes as usize);
             let [from, to, scratch] = arena
                 .get_disjoint_mut([arena_words(&source), arena_words(&target), scratch])
@@ -117,7 +117,8 @@ fn arena_words(tensor: &Tensor<'_>) -> Range<usize> {
     }
 }
 
-/// The words of a byte range that begins at a multiple of 4. An empty one is put at 0, where it overlaps nothing.
+/// The words of a byte range that begins at a multiple of 4. An empty one is put at 0, where it overlaps
+/// nothing.
 fn words(offset: usize, bytes: usize) -> Range<usize> {
     if bytes == 0 { 0..0 } else { offset / 4..(offset + bytes).div_ceil(4) }
 }

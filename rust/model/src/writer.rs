@@ -1,8 +1,9 @@
 /*!
 Building `.cbn` files: operators in, bytes out.
 
-The writer derives what a file must agree on (output shapes, scratch, arena plan, weight layouts) with the same
-code that checks and runs it, and [`Builder::finish`] hands out nothing that [`Model::new_checked`] rejects.
+The writer derives what a file must agree on (output shapes, scratch, arena plan, weight layouts) with the
+same code that checks and runs it, and [`Builder::finish`] hands out nothing that [`Model::new_checked`]
+rejects.
 */
 
 use alloc::borrow::ToOwned;
@@ -633,7 +634,8 @@ impl Builder {
         Ok(bytes)
     }
 
-    /// The arena's buffers and their offsets: scratch of every operator, then the activations between operators.
+    /// The arena's buffers and their offsets: scratch of every operator, then the activations between
+    /// operators.
     fn plan(&self) -> Result<(Vec<Buffer>, Vec<usize>, usize), BuildError> {
         let count = self.operators.len();
         let scratch = self.operators.iter().enumerate().map(|(index, draft)| Buffer {

@@ -1,4 +1,5 @@
-//! Every field that the reader refuses, by the error it gives; every layer that the writer refuses; every code.
+//! Every field that the reader refuses, by the error it gives; every layer that the writer refuses; every
+//! code.
 
 mod common;
 
@@ -65,7 +66,8 @@ type Change<'a> = &'a dyn Fn(&mut Parts);
 
 fn check(table: &[(&str, Change<'_>, FormatError)]) {
     // Operators: 0 conv1 (fused pool, veto), 1 conv2, 2 depthwise, 3 pointwise, 4 pool, 5 hidden, 6 logits.
-    // Tensors: 8 activations, then constants: 8..=15 of conv1, 16 to 19, 20 to 23, 24 to 27, 28, 29 to 32, 33 to 36.
+    // Tensors: 8 activations, then constants: 8..=15 of conv1, 16 to 19, 20 to 23, 24 to 27, 28, 29 to 32,
+    // 33 to 36.
     let bytes = small_model(1, Layout::ByteMask, DType::I16);
     for (name, change, expected) in table {
         let mut parts = Parts::of(&bytes);

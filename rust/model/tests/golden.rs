@@ -1,5 +1,5 @@
-//! The golden vectors of `tests/golden`, replayed by both kernels. Their outputs come from an oracle outside this crate;
-//! `tests/golden/make_golden.py` makes them.
+//! The golden vectors of `tests/golden`, replayed by both kernels. Their outputs come from an oracle outside
+//! this crate; `tests/golden/make_golden.py` makes them.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! Hostile bytes: any file gives a model or an error that names the field; a model that is accepted runs within its
-//! slices, whatever it computes.
+//! Hostile bytes: any file gives a model or an error that names the field; a model that is accepted runs
+//! within its slices, whatever it computes.
 
 mod common;
 
@@ -9,7 +9,8 @@ use cbin_nn_model::writer::seal;
 use cbin_nn_model::{FormatError, Model, NoObserver, Observer};
 use common::{Random, mutated, originals, small_model};
 
-/// Opens, and runs what opens where that is cheap. `Some(accepted)`; panics and overruns fail the test by themselves.
+/// Opens, and runs what opens where that is cheap. `Some(accepted)`; panics and overruns fail the test by
+/// themselves.
 fn open_and_run(bytes: &[u8]) -> Result<(), FormatError> {
     let bytes = AlignedBytes::copy_of(bytes);
     let model = Model::new_checked(&bytes)?;
@@ -20,8 +21,9 @@ fn open_and_run(bytes: &[u8]) -> Result<(), FormatError> {
         let _ = model.operator_inputs(index).count();
         macs += model.operator(index).map_or(0, |operator| operator.macs());
     }
+    assert!(model.tensor(model.tensor_count()).is_none());
     for index in 0..model.tensor_count() {
-        let tensor = model.tensor(index);
+        let tensor = model.tensor(index).unwrap();
         assert_eq!(model.data_bytes(&tensor).map_or(tensor.bytes, <[u8]>::len), tensor.bytes);
     }
     if macs < 1_000_000 && model.arena_bytes() < 1 << 20 && model.input_bytes() < 1 << 20 {

@@ -10,7 +10,8 @@ use common::{Random, small_model};
 
 /// Miri is some thousand times slower.
 const IMAGES: usize = if cfg!(miri) { 2 } else { 50 };
-/// Threads that rayon chooses; one under Miri, which takes the threads of rayon's global pool, never joined, for leaks.
+/// Threads that rayon chooses; one under Miri, which takes the threads of rayon's global pool, never joined,
+/// for leaks.
 const ALL_CORES: usize = if cfg!(miri) { 1 } else { 0 };
 
 /// Every operator's output, in order.
@@ -97,7 +98,7 @@ fn a_batch_equals_its_images_one_by_one_on_any_number_of_threads() {
 fn the_arena_is_smaller_than_the_sum_of_its_tensors() {
     let bytes = AlignedBytes::copy_of(&small_model(1, Layout::ByteMask, DType::I32));
     let model = Model::new_checked(&bytes).unwrap();
-    let tensors: usize = (1..model.operator_count()).map(|t| model.tensor(t).bytes).sum();
+    let tensors: usize = (1..model.operator_count()).map(|t| model.tensor(t).unwrap().bytes).sum();
     let scratch: usize =
         (0..model.operator_count()).map(|i| model.operator(i).unwrap().scratch_bytes()).sum();
     assert!(model.arena_bytes() < tensors + scratch);

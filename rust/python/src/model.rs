@@ -2,15 +2,12 @@
 
 use cbin_nn_model::batch::{Kernel, OwnedModel};
 use cbin_nn_model::format::DType;
-use cbin_nn_model::{Observer, Tensor};
+use cbin_nn_model::{FormatError, Observer, Tensor};
 use numpy::{Element, IntoPyArray, PyReadonlyArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::errors;
-
-/// Multiply-accumulates between two looks at Ctrl-C: some tenths of a second on one core.
-const MACS_BETWEEN_SIGNALS: u64 = 5_000_000_000;
 
 /// A checked `.cbn` model.
 #[pyclass(frozen, module = "cbin_nn._native")]
@@ -115,10 +112,16 @@ impl Model {
             .map(|index| {
                 let operator = model.operator(index).map_err(errors::model_file)?;
                 let output = model.tensor(index + 1);
+                let output = output.ok_or(FormatError::Tensor { index: index + 1, field: "index" });
+                let output = output.map_err(errors::model_file)?;
                 Ok(OperatorInfo {
                     name: model.operator_name(index).to_owned(),
                     kind: operator.kind().name(),
-                    inputs: model.operator_inputs(index).map(|t| model.tensor(t).name.to_owned()).collect(),
+                    inputs: model
+                        .operator_inputs(index)
+                        .filter_map(|t| model.tensor(t))
+                        .map(|t| t.name.to_owned())
+                        .collect(),
                     output: output.name.to_owned(),
                     output_shape: hwc(&output),
                     output_dtype: output.dtype.name(),
@@ -132,8 +135,8 @@ impl Model {
             .collect()
     }
 
-    /// Runs a batch on `threads` threads (0: one a core): u8 images `[N, H, W, C]`, or uint32 words `[N, H, W, words]`
-    /// for a model with packed input. Returns integers `[N, units]`, or words for a packed output.
+    /// Runs a batch on `threads` threads (0: one a core): u8 images `[N, H, W, C]`, or uint32 words `[N, H,
+    /// W, words]` for a model with packed input. Returns integers `[N, units]`, or words for a packed output.
     fn run<'py>(
         &self,
         py: Python<'py>,
@@ -224,7 +227,7 @@ impl Model {
         let elements = model.output_bytes() / size_of::<T>();
         let mut outputs = vec![T::zeroed(); count * elements];
         // In parts, so that Ctrl-C ends a long run.
-        let part = (MACS_BETWEEN_SIGNALS / model.macs().max(1)).max(64) as usize;
+        let part = self.inner.images_between_looks();
         let parts = images.chunks(part * model.input_bytes()).zip(outputs.chunks_mut(part * elements));
         for (images, outputs) in parts {
             py.detach(|| {

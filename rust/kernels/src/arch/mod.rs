@@ -1,5 +1,5 @@
-//! Inner loops, one folder an architecture. `portable` always compiles and runs everywhere; what another folder
-//! has takes its place there. All give the same numbers.
+//! Inner loops, one folder an architecture. `portable` always compiles and runs everywhere; what another
+//! folder has takes its place there. All give the same numbers.
 
 #[cfg(cbin_dsp)]
 #[allow(unsafe_code)]

@@ -49,8 +49,8 @@ impl Random {
     }
 }
 
-/// 6 x 6 x 3 u8 -> conv (8-bit or 1-bit weights, pooled) -> conv (one-padding, per-element rules) -> depthwise ->
-/// pointwise -> pool -> fc -> fc.
+/// 6 x 6 x 3 u8 -> conv (8-bit or 1-bit weights, pooled) -> conv (one-padding, per-element rules) ->
+/// depthwise -> pointwise -> pool -> fc -> fc.
 pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
     let mut random = Random(seed);
     let shape = Shape::new(6, 6, 3).unwrap();
@@ -143,8 +143,8 @@ pub fn originals() -> Vec<Vec<u8>> {
     kinds.iter().zip(1..).map(|(&(layout, dtype), seed)| small_model(seed, layout, dtype)).collect()
 }
 
-/// One to three changed words, now and then a truncation, behind a correct checksum so that the damage reaches the
-/// checks of the fields.
+/// One to three changed words, now and then a truncation, behind a correct checksum so that the damage
+/// reaches the checks of the fields.
 pub fn mutated(random: &mut Random, original: &[u8]) -> Vec<u8> {
     let mut bytes = original.to_vec();
     let records = size_of::<Header>() + 7 * size_of::<OperatorRecord>() + 35 * size_of::<TensorRecord>();

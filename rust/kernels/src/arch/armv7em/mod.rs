@@ -2,8 +2,8 @@
 Inner loops with the DSP instructions of ARMv7E-M (Cortex-M4 and M7).
 
 `USADA8` adds the absolute differences of four pairs of bytes to a sum. Against a weight byte of 0xFF (+1) a
-difference is `255 - x`, against 0x00 (-1) it is `x`. With N weights +1, S the sum of the bytes under them and T the
-sum of all bytes:
+difference is `255 - x`, against 0x00 (-1) it is `x`. With N weights +1, S the sum of the bytes under them and
+T the sum of all bytes:
 
 ```text
 sad = 255 N - S + (T - S),   so   2 S - T = 255 N - sad
@@ -16,8 +16,8 @@ four multiply-accumulates in one instruction. Bytes of padding are 0 against 0x0
 #[inline(always)]
 fn usada8(a: u32, b: u32, acc: u32) -> u32 {
     let sum;
-    // SAFETY: the instruction reads three registers and writes one; it touches no memory, stack or flags, and every
-    // core of this architecture has it.
+    // SAFETY: the instruction reads three registers and writes one; it touches no memory, stack or flags, and
+    // every core of this architecture has it.
     unsafe {
         core::arch::asm!(
             "usada8 {sum}, {a}, {b}, {acc}",

@@ -13,8 +13,9 @@ const EVEN: u32 = 0x00FF_00FF;
 /// Whether [`byte_mask_dot`] looks at its `total`.
 pub(crate) const BYTE_MASK_DOT_NEEDS_TOTAL: bool = true;
 
-/// Sum of weight times byte over a window, up to the filter's [`byte_mask_bias`]. `masks` holds the weights, first
-/// byte lowest; `total` is the sum of the window's bytes. Both slices are padded with 0 to the same number of words.
+/// Sum of weight times byte over a window, up to the filter's [`byte_mask_bias`]. `masks` holds the weights,
+/// first byte lowest; `total` is the sum of the window's bytes. Both slices are padded with 0 to the same
+/// number of words.
 ///
 /// With S the sum of the bytes under weights +1, that is `2 S - total`.
 pub(crate) fn byte_mask_dot(window: &[[u8; 4]], masks: &[u32], total: u32) -> i32 {
