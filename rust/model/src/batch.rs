@@ -88,6 +88,9 @@ impl OwnedModel {
                 return Err(RunError::Length { argument, expected, got });
             }
         }
+        if count == 0 {
+            return Ok(());
+        }
         let run_one = |arena: &mut Vec<u32>, image: &[u8], output: &mut [u8]| match kernel {
             Kernel::Optimized => model.run(image, output, arena, &mut NoObserver),
             Kernel::Reference => model.run_reference(image, output, arena, &mut NoObserver),
