@@ -13,7 +13,6 @@ BOARD := qemu-mps2-an500
 TARGET := thumbv7em-none-eabihf
 RUNNER := python/cbin_nn/runners/$(BOARD).elf
 NATIVE := python/cbin_nn/_native.abi3.so
-MODEL_CRATES := cbin-nn-kernels cbin-nn-model cbin-nn-protocol
 
 export CARGO_TERM_COLOR ?= never
 export UV_LINK_MODE ?= copy

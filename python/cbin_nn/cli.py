@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -26,8 +26,6 @@ from .files import check_target
 from .geometry import MAX_THREADS
 
 __all__ = ["main"]
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 MODEL = click.Path(path_type=Path)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

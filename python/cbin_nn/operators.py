@@ -93,17 +93,25 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class QBConv2D:
-    """8-bit input, +-1 weights, packed output: `acc = sum over taps inside of w * (mul * q + add)`."""
+class _Convolution:
+    """What every convolution has."""
 
     name: str
     input: str
     output: str
-    #: (output channels, kernel height, kernel width, input channels), values -1 and +1.
     weights: Signs
     window: Window
     rules: Rules
     pool: Pool | None = None
+
+
+@dataclass(frozen=True)
+class QBConv2D(_Convolution):
+    """8-bit input, +-1 weights, packed output: `acc = sum over taps inside of w * (mul * q + add)`.
+
+    Weights: (output channels, kernel height, kernel width, input channels), values -1 and +1.
+    """
+
     #: Integer meaning of a u8 input q: `mul * q + add`, with mul >= 1. `2 q - 255` is (2, -255).
     input_mul: int = 1
     input_add: int = 0
@@ -111,36 +119,25 @@ class QBConv2D:
 
 
 @dataclass(frozen=True)
-class BBConv2D:
+class BBConv2D(_Convolution):
     """Packed input, +-1 weights, packed output: `acc = sum over taps of w * x`.
 
     Taps outside the image contribute 0, or their weight where `one_padding` (Larq's `pad_values=1`).
+
+    Weights: (output channels, kernel height, kernel width, input channels), values -1 and +1.
     """
 
-    name: str
-    input: str
-    output: str
-    #: (output channels, kernel height, kernel width, input channels), values -1 and +1.
-    weights: Signs
-    window: Window
-    rules: Rules
-    pool: Pool | None = None
     one_padding: bool = False
     kind: Literal["bbconv2d"] = "bbconv2d"
 
 
 @dataclass(frozen=True)
-class QQConv2D:
-    """8-bit input, 8-bit weights, packed output: `acc = sum over taps inside of w * (mul * q + add)`."""
+class QQConv2D(_Convolution):
+    """8-bit input, 8-bit weights, packed output: `acc = sum over taps inside of w * (mul * q + add)`.
 
-    name: str
-    input: str
-    output: str
-    #: (output channels, kernel height, kernel width, input channels), int8.
-    weights: Signs
-    window: Window
-    rules: Rules
-    pool: Pool | None = None
+    Weights: (output channels, kernel height, kernel width, input channels), int8.
+    """
+
     #: Integer meaning of a u8 input q: `mul * q + add`, with mul >= 1.
     input_mul: int = 1
     input_add: int = 0
@@ -148,36 +145,24 @@ class QQConv2D:
 
 
 @dataclass(frozen=True)
-class BBPointwiseConv2D:
-    """Packed input, +-1 weights, 1 x 1 kernel without padding, packed output: `acc = sum of w * x`."""
+class BBPointwiseConv2D(_Convolution):
+    """Packed input, +-1 weights, 1 x 1 kernel without padding, packed output: `acc = sum of w * x`.
 
-    name: str
-    input: str
-    output: str
-    #: (output channels, 1, 1, input channels), values -1 and +1.
-    weights: Signs
-    #: Only its strides matter.
-    window: Window
-    rules: Rules
-    pool: Pool | None = None
+    Weights: (output channels, 1, 1, input channels), values -1 and +1. Only the strides of `window` matter.
+    """
+
     kind: Literal["bbpointwiseconv2d"] = "bbpointwiseconv2d"
 
 
 @dataclass(frozen=True)
-class BBDepthwiseConv2D:
+class BBDepthwiseConv2D(_Convolution):
     """Packed input, +-1 weights, one filter a channel, packed output: `acc = sum over taps of w * x`.
 
     Taps outside the image contribute 0, or their weight where `one_padding` (Larq's `pad_values=1`).
+
+    Weights: (kernel height, kernel width, channels), values -1 and +1.
     """
 
-    name: str
-    input: str
-    output: str
-    #: (kernel height, kernel width, channels), values -1 and +1.
-    weights: Signs
-    window: Window
-    rules: Rules
-    pool: Pool | None = None
     one_padding: bool = False
     kind: Literal["bbdepthwiseconv2d"] = "bbdepthwiseconv2d"
 

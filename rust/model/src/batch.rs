@@ -91,6 +91,7 @@ impl OwnedModel {
         if count == 0 {
             return Ok(());
         }
+        let threads = threads.min(count).min(MAX_THREADS);
         let run_one = |arena: &mut Vec<u32>, image: &[u8], output: &mut [u8]| match kernel {
             Kernel::Optimized => model.run(image, output, arena, &mut NoObserver),
             Kernel::Reference => model.run_reference(image, output, arena, &mut NoObserver),
@@ -101,7 +102,7 @@ impl OwnedModel {
                 |arena, (image, output)| run_one(arena, image, output),
             )
         };
-        match threads.min(count).min(MAX_THREADS) {
+        match threads {
             0 => run(),
             1 => {
                 let mut arena = alloc::vec![0u32; model.arena_bytes() / 4];

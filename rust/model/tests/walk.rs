@@ -93,6 +93,18 @@ fn a_batch_equals_its_images_one_by_one_on_any_number_of_threads() {
     assert!(model.run_batch(&images[1..], bytemuck::cast_slice_mut(&mut expected), ALL_CORES).is_err());
 }
 
+/// Starting thousands of threads for two images would take the machine down.
+#[test]
+#[cfg_attr(miri, ignore = "rayon's pools look like leaks to Miri")]
+fn no_more_threads_than_images_are_started() {
+    let model = OwnedModel::new(&small_model(5, Layout::ByteMask, DType::I32)).unwrap();
+    let images = vec![7; 2 * model.view().input_bytes()];
+    let mut outputs = vec![0u32; 2 * model.view().output_bytes() / 4];
+    let start = std::time::Instant::now();
+    model.run_batch(&images, bytemuck::cast_slice_mut(&mut outputs), 5_000).unwrap();
+    assert!(start.elapsed() < std::time::Duration::from_millis(500), "{:?}", start.elapsed());
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "Miri takes seconds a file; the plan has tests of its own")]
 fn the_arena_is_smaller_than_the_sum_of_its_tensors() {
