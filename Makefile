@@ -10,7 +10,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 FRAMEWORKS := .venv-frameworks
 BOARD := qemu-mps2-an500
+BOARDS := $(notdir $(wildcard firmware/boards/*))
 TARGET := thumbv7em-none-eabihf
+RUNNERS := $(BOARDS:%=python/cbin_nn/runners/%.elf)
 RUNNER := python/cbin_nn/runners/$(BOARD).elf
 NATIVE := python/cbin_nn/_native.abi3.so
 
@@ -42,21 +44,21 @@ $(NATIVE): $(VENV)/.done $(rust_sources) README.md
 develop: $(NATIVE) ## Build the extension into .venv
 	@$(BIN)/cbin-nn --version
 
-$(RUNNER): $(firmware_sources)
+python/cbin_nn/runners/%.elf: $(firmware_sources)
 	scripts/rust-target.sh $(TARGET)
-	cd firmware/boards/$(BOARD) && cargo build --release --locked
+	cd firmware/boards/$* && cargo build --release --locked
 	mkdir -p $(dir $@)
-	cp firmware/boards/$(BOARD)/target/$(TARGET)/release/runner $@
+	cp firmware/target/$(TARGET)/release/$* $@
 
 .PHONY: firmware
-firmware: $(RUNNER) ## Build the runner image of every board
+firmware: $(RUNNERS) ## Build the runner image of every board
 
 .PHONY: emulator
 emulator:
 	@scripts/emulator.sh
 
 .PHONY: wheel
-wheel: $(VENV)/.done $(RUNNER) ## Build a wheel with the runner images inside, in dist/
+wheel: $(VENV)/.done $(RUNNERS) ## Build a wheel with the runner images inside, in dist/
 	VIRTUAL_ENV=$(VENV) $(BIN)/maturin build --release --out dist
 
 # ------------------------------------------------------------------------------------------------
@@ -91,11 +93,11 @@ lint: $(NATIVE) ## Formatting, clippy, ruff, types, dependency direction
 
 .PHONY: test-rust
 test-rust: $(RUNNER) emulator ## Rust tests, the emulated board's included
-	CBIN_NN_RUNNERS=$(abspath $(dir $(RUNNER))) cargo test --workspace --features cbin-nn-model/std --quiet
+	CBIN_NN_RUNNERS=$(abspath $(dir $(RUNNER))) cargo test --workspace --exclude cbin-nn-python --features cbin-nn-model/std --quiet
 	cargo test --manifest-path fuzz/Cargo.toml --locked --quiet
 
 .PHONY: test-python
-test-python: $(NATIVE) $(RUNNER) emulator ## Python tests that need no deep-learning framework
+test-python: $(NATIVE) $(RUNNERS) emulator ## Python tests that need no deep-learning framework
 	@scripts/cifar10.sh $(BIN)/python build/cifar10
 	$(BIN)/python -m pytest -q --ignore tests/frameworks
 
@@ -145,4 +147,4 @@ mutants: ## Check that every committed mutant of the reference kernels fails a t
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf target fuzz/target fuzz/artifacts firmware/target firmware/boards/*/target $(VENV) $(FRAMEWORKS) build dist $(NATIVE) $(RUNNER)
+	rm -rf target fuzz/target fuzz/artifacts firmware/target $(VENV) $(FRAMEWORKS) build dist $(NATIVE) $(RUNNERS)
