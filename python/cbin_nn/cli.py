@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -239,25 +240,50 @@ def evaluate(model: Path, data: Path | None, threads: int | None, as_json: bool)
     _print(value, as_json, f"accuracy {accuracy:.2%} on {len(images):,} images, {rate:,.0f} images a second")
 
 
+#: The options of the commands that open a board.
+_BOARD_OPTIONS = [
+    click.option("--board", default="qemu-mps2-an500", show_default=True, help="A name of `cbin-nn boards`."),
+    click.option(
+        "--probe",
+        metavar="SELECTOR",
+        help="Debug probe, as `cbin-nn probes` lists it.  [default: the only one]",
+    ),
+    click.option("--speed", "speed_khz", type=click.IntRange(1, 100_000), metavar="KHZ", help="Its clock."),
+    click.option("--under-reset", is_flag=True, help="Attach while the chip is held in reset."),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0.0),
+        metavar="SECONDS",
+        help="How long board and probe may be silent.",
+    ),
+]
+
+
+def _board_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_BOARD_OPTIONS):
+        command = option(command)
+    return command
+
+
 @main.command(
     epilog="Example: cbin-nn bench model.cbn --board qemu-mps2-an500 --images images.npy --count 20"
 )
 @click.argument("model", type=MODEL)
-@click.option("--board", default="qemu-mps2-an500", show_default=True, help="A name of `cbin-nn boards`.")
+@_board_options
 @click.option("--images", type=MODEL, metavar="IMAGES.npy", help="u8 [N, H, W, C].  [default: drawn images]")
 @click.option("--labels", type=MODEL, metavar="L.npy", help="Integers [N], for the accuracy.")
 @click.option("--count", type=click.IntRange(1, 1_000_000), help="Use only the first COUNT images.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0.0), metavar="SECONDS", help="How long the board may be silent."
-)
 @as_json
 def bench(
     model: Path,
     board: str,
+    probe: str | None,
+    speed_khz: int | None,
+    under_reset: bool,
+    timeout: float | None,
     images: Path | None,
     labels: Path | None,
     count: int | None,
-    timeout: float | None,
     as_json: bool,
 ) -> None:
     """Run MODEL on a board; compare each output with the host's, and count by layer.
@@ -271,9 +297,70 @@ def bench(
     pictures = None if images is None else _load_array("images", images)
     with _progress(board) as progress:
         report = run_bench(
-            loaded, board, pictures, labels=truth, count=count, timeout=timeout, progress=progress
+            loaded,
+            board,
+            pictures,
+            labels=truth,
+            count=count,
+            probe=probe,
+            speed_khz=speed_khz,
+            under_reset=under_reset,
+            timeout=timeout,
+            progress=progress,
+            flash_progress=lambda step, operation, done, total: progress(done, total),
         )
     _print(report.to_dict(), as_json, str(report))
+
+
+@main.command(epilog="Example: cbin-nn flash model.cbn --board stm32f746g-disco")
+@click.argument("model", type=MODEL)
+@_board_options
+@as_json
+def flash(
+    model: Path,
+    board: str,
+    probe: str | None,
+    speed_khz: int | None,
+    under_reset: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Write MODEL to a board, with the runner where another one is there.
+
+    MODEL may also be a source file (.h5, .keras): it is converted first.
+    """
+    from .deploy import flash as flash_board
+
+    loaded = _load_or_convert(model)
+    with _progress(board) as progress:
+        report = flash_board(
+            loaded,
+            board,
+            probe=probe,
+            speed_khz=speed_khz,
+            under_reset=under_reset,
+            timeout=timeout,
+            flash_progress=lambda step, operation, done, total: progress(done, total),
+        )
+    did = "written" if report.written else "unchanged: the board held it already"
+    text = f"{report.board}: model {report.model_sha256[:12]} {did}; runner {report.runner_version}"
+    _print(asdict(report), as_json, text)
+
+
+@main.command(epilog="Example: cbin-nn probes")
+@as_json
+def probes(as_json: bool) -> None:
+    """List the debug probes that are connected."""
+    from .deploy import probes as connected
+    from .report import text_table
+
+    found = connected()
+    rows = [
+        [probe.selector, probe.name, "yes" if probe.accessible else "no: see docs/boards.md"]
+        for probe in found
+    ]
+    table = text_table(["Probe", "What it is", "Usable"], rows) if rows else "no debug probe is connected"
+    _print({"probes": [asdict(probe) for probe in found]}, as_json, table)
 
 
 def _load_or_convert(path: Path) -> Any:

@@ -257,6 +257,7 @@ class Model:
         *,
         labels: npt.ArrayLike | None = None,
         count: int | None = None,
+        probe: str | None = None,
         timeout: float | None = None,
         progress: Progress | None = None,
     ) -> BenchReport:
@@ -266,7 +267,9 @@ class Model:
         """
         from .deploy import bench
 
-        return bench(self, board, images, labels=labels, count=count, timeout=timeout, progress=progress)
+        return bench(
+            self, board, images, labels=labels, count=count, probe=probe, timeout=timeout, progress=progress
+        )
 
     def summary(self, print_fn: Callable[[str], None] = print) -> None:
         """Print the layers as Keras does: operator, output shape, MACs, flash and RAM."""

@@ -87,31 +87,37 @@ def summary(model: Model) -> str:
 def bench(report: BenchReport) -> str:
     """The text of a `BenchReport`: one line a layer, then memory and agreement."""
     unit = report.unit
-    columns = [
-        "Layer",
-        "Operator",
-        "Output",
-        f"{unit.capitalize()} (median)",
-        "Flash, B",
-        "Output + scratch, B",
-    ]
+    columns = ["Layer", "Operator", "Output", "Flash, B", "Output + scratch, B"]
     rows = [
         [
             layer.name,
             _operator(layer),
             f"{_shape(layer)} {layer.output_dtype}",
-            f"{count:,}",
             f"{layer.flash:,}",
             f"{layer.output_bytes + layer.scratch:,}",
         ]
-        for layer, count in zip(report.model_layers, report.layer_counts, strict=True)
+        for layer in report.model_layers
     ]
+    title, counts = f"Board: {report.board}", []
+    if unit is None:
+        title += " (simulated: no counts, no time)" if report.simulated else " (counts nothing)"
+    else:
+        title += f" (emulated: {unit}, not time)" if report.simulated else ""
+        columns.insert(3, f"{unit.capitalize()} (median)")
+        for row, count in zip(rows, report.layer_counts, strict=True):
+            row.insert(3, f"{count:,}")
+        counts = [
+            f"{unit.capitalize()} an image: {report.count_median:,} "
+            f"(min {report.count_min:,}, max {report.count_max:,})"
+        ]
+    if unit == "cycles" and report.clock_hz is not None:
+        milliseconds = 1000 * report.count_median / report.clock_hz
+        counts.append(f"Milliseconds an image at {report.clock_hz / 1e6:g} MHz: {milliseconds:.3f}")
     ram, flash = report.ram, report.flash
     lines = [
-        f"Board: {report.board}" + (f" (emulated: {unit}, not time)" if report.simulated else ""),
+        title,
         text_table(columns, rows),
-        f"{unit.capitalize()} an image: {report.count_median:,} "
-        f"(min {report.count_min:,}, max {report.count_max:,})",
+        *counts,
         f"RAM, bytes: arena {ram['arena']:,}, image and output {ram['io']:,}, stack {ram['stack']:,}, "
         f"transport {ram['transport']:,}, other {ram['other']:,}; sum {sum(ram.values()):,}",
         f"Flash, bytes: code {flash['code']:,}, model {flash['model']:,}; sum {sum(flash.values()):,}",
