@@ -458,7 +458,7 @@ def flash(
     timeout: float | None = None,
     flash_progress: FlashProgress | None = None,
 ) -> FlashReport:
-    """Write a model to a board, with the runner where another one is there, and check that the board opens it.
+    """Write a model to a board, with the runner where another one is there; the board checks and opens it.
 
     What the board holds already is not written again. See `connect` for the arguments and the errors.
 

@@ -1,6 +1,6 @@
 """A Black Magic Probe on the network: its remote protocol (version 1) in front of an emulated Cortex-M.
 
-probe-rs speaks it over TCP. Versions 3 and later swap the bytes of some writes, so version 1 is what is offered.
+probe-rs speaks it over TCP. Versions 3 and later swap the bytes of some writes, so version 1 is offered.
 """
 
 from __future__ import annotations
@@ -131,9 +131,12 @@ class Wire:
 
 
 class BlackMagicProbe:
-    """A server on a thread of its own. `command`, a test's hook, is called with each command before it is done."""
+    """A server on a thread of its own. `command`, a test's hook, is called before each command.
 
-    def __init__(self, target: CortexM) -> None:
+    Whatever a test does to the target, it does in that hook: the target belongs to the server's thread.
+    """
+
+    def __init__(self, target: CortexM, port: int = 0) -> None:
         self.target = target
         self.command: Callable[[str], None] = lambda command: None
         self.plugged = True
@@ -143,7 +146,7 @@ class BlackMagicProbe:
         self.khz = 4000
         self.in_reset = False
         self._ended = False
-        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server = socket.create_server(("127.0.0.1", port))
         self._server.settimeout(0.05)
         self.port = self._server.getsockname()[1]
         self.selector = f"{VENDOR_PRODUCT}:127.0.0.1:{self.port}"

@@ -1,8 +1,8 @@
-"""STM32s on unicorn: the core, the memory map, and the flash controller, so that the real flash algorithm runs.
+"""STM32s on unicorn: the core, the memory map, and the flash controller, on which ST's flash algorithm runs.
 
-Unicorn has no interrupts and no caches and models no timing. What the tests need of exceptions is made here: an
-entry without a return, for SysTick and for faults. The cycle counter says in DWT_CTRL that it is absent, and the
-chip's unique identity says that it is simulated: no figure of this chip can be taken for a measurement.
+Unicorn has no interrupts and no caches and models no timing. What the tests need of exceptions is made here:
+an entry without a return, for SysTick and for faults. The cycle counter says in DWT_CTRL that it is absent,
+and the chip's unique identity that it is simulated: no figure of this chip can be taken for a measurement.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from unicorn import arm_const as arm
 from .cortexm import MSP, PSP, XPSR, MemoryFault
 
 KIB = 1024
-#: Where the flash controller, and what else of the peripherals is more than a register that keeps its value, lie.
+#: The flash controller, and what else of the peripherals is more than a register that keeps its value.
 FLASH_KEYR, FLASH_SR, FLASH_CR, FLASH_OPTCR = 0x40023C04, 0x40023C0C, 0x40023C10, 0x40023C14
 RCC_CR, RCC_CFGR, PWR_CR1, PWR_CSR1 = 0x40023800, 0x40023808, 0x40007000, 0x40007004
 SYST_CSR, SYST_RVR, CPUID, VTOR, MVFR0 = 0xE000E010, 0xE000E014, 0xE000ED00, 0xE000ED08, 0xE000EF40
@@ -218,6 +218,7 @@ class Stm32:
         self.status = 0
         self._lock(True)
         self._left = 0.0
+        self._handling = 0
         stack, entry = struct.unpack("<II", self.engine.mem_read(FLASH, 8))
         self._thumb = bool(entry & 1) and entry != 0xFFFFFFFF
         for number in range(13):
@@ -268,7 +269,7 @@ class Stm32:
             if self._left <= 0:
                 self._left = 0.0
                 if control & 2 and not self.engine.reg_read(arm.UC_ARM_REG_PRIMASK):
-                    self._enter(SYSTICK)
+                    self.enter(SYSTICK)
 
     def _emulate(self, **limit: int) -> None:
         self._stopped = False
@@ -278,18 +279,18 @@ class Stm32:
             # Unicorn ends at a hint (YIELD, WFE, WFI) with this error, behind it: nothing is wrong.
             hint = error.errno == uc.UC_ERR_INSN_INVALID and self.read(self.register(15) - 2, 2) in HINTS
             if self.running and not hint:
-                self._enter(HARD_FAULT)
+                self.enter(HARD_FAULT)
         self._undo()
         if self._stopped:
             self.running = False
 
-    def _enter(self, number: int) -> None:
+    def enter(self, number: int) -> None:
         """Take an exception, never to return from it."""
         vectors = self.registers.get(VTOR, 0) or FLASH
         (handler,) = struct.unpack("<I", self.read(vectors + 4 * number, 4))
         frame = [self.register(n) for n in (0, 1, 2, 3, 12, 14, 15, XPSR)]
         stack = (self.register(13) - 32) & ~7
-        if not handler & 1 or number == self._active():
+        if not handler & 1 or number == self._handling:
             self.running, self.locked_up = False, True
             return
         try:
@@ -300,18 +301,13 @@ class Stm32:
         self.set_register(13, stack)
         self.set_register(14, 0xFFFFFFF9)
         self.set_register(15, handler)
-        self._exception_number = number
-
-    _exception_number = 0
-
-    def _active(self) -> int:
-        return self._exception_number
+        self._handling = number
 
     def _exception(self, engine: uc.Uc, number: int, data: Any) -> None:
         if number == 7:  # BKPT
             self._stopped = True
         elif self.running:
-            self._faulted = True
+            self.enter(HARD_FAULT)
         engine.emu_stop()
 
     def _breakpoint(self, engine: uc.Uc, address: int, size: int, data: Any) -> None:
