@@ -78,11 +78,13 @@ impl<'a> Model<'a> {
         Ok(model)
     }
 
-    /// The view without its checks, for bytes that [`new_checked`](Self::new_checked) has accepted before.
-    /// Other bytes may make accessors panic; nothing worse, since this crate has no `unsafe`.
-    #[cfg(feature = "std")]
-    pub(crate) fn new_unchecked(bytes: &'a [u8]) -> Self {
-        Self::split(bytes).expect("the bytes were checked before")
+    /// The view after a look at the lengths alone, for bytes that [`new_checked`](Self::new_checked) has accepted
+    /// before. Other bytes may make accessors and runs panic; nothing worse, since this crate has no `unsafe`.
+    ///
+    /// # Errors
+    /// [`FormatError`], where the bytes can't be those of a model.
+    pub fn new_unchecked(bytes: &'a [u8]) -> Result<Self, FormatError> {
+        Self::split(bytes)
     }
 
     /// Cuts the bytes into their sections. Only lengths are checked.
