@@ -130,6 +130,15 @@ $(FRAMEWORKS)/.done: pyproject.toml $(VENV)/.done
 test-frameworks: $(FRAMEWORKS)/.done $(NATIVE) ## Tests against real Larq on real TensorFlow
 	PYTHONPATH=python $(FRAMEWORKS)/bin/python -m pytest -q tests/frameworks
 
+$(VENV)/.docs: pyproject.toml $(VENV)/.done
+	$(BIN)/python scripts/requirements.py docs | $(BIN)/uv pip install --quiet --python $(BIN)/python -r -
+	touch $@
+
+.PHONY: docs
+docs: $(VENV)/.docs $(NATIVE) ## The documentation site, in build/site/, and the crates' pages; any warning fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+
 .PHONY: fixtures
 fixtures: $(NATIVE) ## Remake the test fixtures that need no framework
 	$(BIN)/python tests/make_fixture.py

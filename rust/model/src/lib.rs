@@ -43,3 +43,8 @@ pub mod writer;
 pub use error::{FormatError, RunError};
 pub use view::{Model, Tensor};
 pub use walk::{NoObserver, Observer};
+
+/// The examples of the README run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
