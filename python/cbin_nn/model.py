@@ -21,8 +21,9 @@ from .geometry import thread_count
 if TYPE_CHECKING:
     from .converters import ConversionReport
     from .deploy import BenchReport, Progress
+    from .report import ModelReport
 
-__all__ = ["Layer", "Model", "check_images", "check_words", "convert", "load", "save"]
+__all__ = ["ArenaBuffer", "Layer", "Model", "check_images", "check_words", "convert", "load", "save"]
 
 Array = npt.NDArray[Any]
 OutputType = Literal["i8", "i16", "i32", "f32"]
@@ -48,13 +49,28 @@ class Layer:
     fused_pool: bool
 
 
+@dataclass(frozen=True)
+class ArenaBuffer:
+    """A part of the arena, and when it is in use. Sizes and offsets are in bytes."""
+
+    #: Name of the layer whose output or scratch it is.
+    name: str
+    #: True for a layer's scratch, False for its output.
+    scratch: bool
+    offset: int
+    bytes: int
+    #: Index in `Model.layers` of the first and of the last layer during which it is in use.
+    first: int
+    last: int
+
+
 class Model:
     """A checked `.cbn` model. Made by `convert` or `load`."""
 
-    def __init__(self, native: _native.Model, report: ConversionReport | None = None) -> None:
+    def __init__(self, native: _native.Model, conversion: ConversionReport | None = None) -> None:
         self._native = native
         #: What the conversion did, layer by layer; None for a model that was loaded.
-        self.report = report
+        self.conversion = conversion
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Model:
@@ -66,7 +82,7 @@ class Model:
         return cls(_native.Model.from_bytes(bytes(memoryview(data))))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self.to_bytes(), self.report)
+        return _restore, (self.to_bytes(), self.conversion)
 
     def to_bytes(self) -> bytes:
         """The bytes of the `.cbn` file."""
@@ -147,6 +163,11 @@ class Model:
             )
             for op in self._native.operators()
         ]
+
+    @property
+    def arena(self) -> list[ArenaBuffer]:
+        """What lies where in the arena, and when: in order of the layers."""
+        return [ArenaBuffer(*row) for row in self._native.arena()]
 
     @property
     def macs(self) -> int:
@@ -274,6 +295,19 @@ class Model:
 
         print_fn(summary(self))
 
+    def report(self, *benches: BenchReport) -> ModelReport:
+        """Layers, memory, the conversion and benchmarks in one report: print it, show it in Jupyter, save it.
+
+        Args:
+            benches: benchmarks of this model, from `bench`.
+
+        Raises:
+            InvalidArgument: a benchmark is another model's.
+        """
+        from .report import ModelReport
+
+        return ModelReport(self, benches)
+
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.input_shape))
         layers = len(self.layers)
@@ -281,9 +315,9 @@ class Model:
         return f"<cbin_nn.Model {self.name!r}: {shape} -> {output}, {layers} operators>"
 
 
-def _restore(data: bytes, report: ConversionReport | None) -> Model:
+def _restore(data: bytes, conversion: ConversionReport | None) -> Model:
     """A model from a pickle."""
-    return Model(_native.Model.from_bytes(data), report)
+    return Model(_native.Model.from_bytes(data), conversion)
 
 
 def check_images(images: npt.ArrayLike, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
@@ -381,7 +415,7 @@ def convert(
         fuse: False keeps convolutions and max-pools apart wherever stored bits can be pooled.
 
     Returns:
-        The model; `model.report` says what was folded into what.
+        The model; `model.conversion` says what was folded into what.
 
     Raises:
         ConversionError: a layer or option can't be converted; the message names the layer and what to do.

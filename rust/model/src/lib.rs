@@ -41,7 +41,7 @@ mod walk;
 pub mod writer;
 
 pub use error::{FormatError, RunError};
-pub use view::{Model, Tensor};
+pub use view::{ArenaBuffer, Model, Tensor};
 pub use walk::{NoObserver, Observer};
 
 /// The examples of the README run as tests.
