@@ -133,6 +133,6 @@ fn the_arena_holds_what_is_in_use_and_no_more() {
     }
     // A tensor lives from the operator that writes it to the last that reads it.
     let output = buffers.iter().find(|b| !b.scratch && b.first == 0).unwrap();
-    let readers = (0..model.operator_count()).filter(|&at| model.operator_inputs(at).any(|t| t == 1));
-    assert_eq!(Some(output.last), readers.last());
+    let mut readers = (0..model.operator_count()).filter(|&at| model.operator_inputs(at).any(|t| t == 1));
+    assert_eq!(Some(output.last), readers.next_back());
 }
