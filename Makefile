@@ -101,8 +101,8 @@ lint: $(NATIVE) ## Formatting, clippy, ruff, types, dependency direction
 	cargo fmt --manifest-path examples/embed-rust/Cargo.toml --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	cargo clippy --manifest-path fuzz/Cargo.toml --all-targets --locked --quiet -- -D warnings
-	$(BIN)/ruff format --check python tests examples scripts
-	$(BIN)/ruff check python tests examples scripts
+	$(BIN)/ruff format --check python tests examples scripts notebooks
+	$(BIN)/ruff check python tests examples scripts notebooks
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest cbin_nn._native
 	$(BIN)/python scripts/check_dependencies.py
@@ -135,7 +135,8 @@ $(VENV)/.docs: pyproject.toml $(VENV)/.done
 	touch $@
 
 .PHONY: docs
-docs: $(VENV)/.docs $(NATIVE) ## The documentation site, in build/site/, and the crates' pages; any warning fails
+docs: $(VENV)/.docs $(NATIVE) $(RUNNER) emulator ## The documentation site, in build/site/, and the crates' pages; any warning fails
+	$(BIN)/jupyter nbconvert --log-level ERROR --execute --to notebook --output-dir docs/notebooks notebooks/0[34]_*.ipynb
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 

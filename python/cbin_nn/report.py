@@ -43,7 +43,11 @@ def text_table(
     for row in rows:
         table.add_row(*row)
     buffer = io.StringIO()
-    Console(file=buffer, width=WIDTH, color_system=None, highlight=False, markup=False).print(table)
+    # In Jupyter rich would show the table itself instead of writing it.
+    console = Console(
+        file=buffer, width=WIDTH, color_system=None, highlight=False, markup=False, force_jupyter=False
+    )
+    console.print(table)
     return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines() if line.strip())
 
 
