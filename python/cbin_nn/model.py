@@ -91,6 +91,10 @@ class Model:
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the model to a `.cbn` file, whole or not at all.
 
+        Args:
+            path: the file.
+            overwrite: replace a file that exists.
+
         Raises:
             OutputError: the file exists (and `overwrite` is False) or can't be written.
         """
@@ -222,7 +226,7 @@ class Model:
         return words
 
     def dequantize(self, outputs: Array) -> npt.NDArray[np.float32]:
-        """Integer outputs as float32 logits of the source network: `outputs * output_scale`.
+        """Integer outputs `[N, classes]` as float32 logits of the source network: `outputs * output_scale`.
 
         Raises:
             InvalidArgument: `outputs` are not integers, for instance because they are logits already.
@@ -234,7 +238,7 @@ class Model:
         return (outputs * self.output_scale).astype(np.float32)
 
     def run_integers(self, images: npt.ArrayLike, *, threads: int | None = None) -> Array:
-        """As `run`, but always the integers that a board sends, also for a model with float output."""
+        """As `run`, but always the integers `[N, classes]` that a board sends, also for a model with float output."""
         batch = self.check_input(images)
         batch = batch[None] if batch.ndim == 3 else batch
         outputs: Array = self._native.run(batch, thread_count(threads), False)
@@ -283,7 +287,8 @@ class Model:
     ) -> BenchReport:
         """Run images on a board and compare each output with the host's, byte for byte.
 
-        See `cbin_nn.deploy.bench` for the arguments, the report and the errors.
+        `images` are uint8 `[N, H, W, C]`, `labels` integers `[N]`. See `cbin_nn.deploy.bench` for the arguments, the
+        report and the errors.
         """
         from .deploy import bench
 
@@ -321,7 +326,7 @@ def _restore(data: bytes, conversion: ConversionReport | None) -> Model:
 
 
 def check_images(images: npt.ArrayLike, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Check that `images` are uint8 `[N, H, W, C]` or `[H, W, C]` of the given (H, W, C).
+    """Check that `images` are uint8 `[N, H, W, C]` or `[H, W, C]` of the given `shape` (H, W, C).
 
     Raises:
         InvalidArgument: naming what is wrong: dtype, shape or range.
@@ -452,5 +457,5 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write a model to a `.cbn` file: `model.save(path)`."""
+    """Write a model to a `.cbn` file. See `Model.save`."""
     return model.save(path, overwrite=overwrite)

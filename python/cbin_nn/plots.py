@@ -1,7 +1,7 @@
 """Pictures of a model and of a benchmark, with matplotlib (extra `plot`). Readable in black and white.
 
-Each function draws into `ax`, or into a new figure, and returns the axes: `plots.arena(model).figure` is the
-picture.
+Each function draws into `ax`, or into a new figure where that is None, and returns the axes: `plots.arena(model).figure`
+is the picture.
 """
 
 from __future__ import annotations
@@ -68,6 +68,10 @@ def _bars(ax: Axes, names: Sequence[str], values: Sequence[int], unit: str) -> A
 def counts(report: BenchReport, ax: Axes | None = None) -> Axes:
     """Where the time goes: median instructions (or cycles) of each layer.
 
+    Args:
+        report: the benchmark.
+        ax: where to draw; None makes a figure.
+
     Raises:
         MissingExtra: matplotlib is not installed. So for every function here.
     """
@@ -79,7 +83,12 @@ def counts(report: BenchReport, ax: Axes | None = None) -> Axes:
 
 
 def flash(model: Model, ax: Axes | None = None) -> Axes:
-    """Bytes of flash by layer (weights and rules)."""
+    """Bytes of flash by layer (weights and rules).
+
+    Args:
+        model: the model.
+        ax: where to draw; None makes a figure.
+    """
     layers = model.layers
     ax = _axes(ax, 7, 0.9 + 0.42 * len(layers))
     _bars(ax, [layer.name for layer in layers], [layer.flash for layer in layers], "bytes of flash")
@@ -88,7 +97,12 @@ def flash(model: Model, ax: Axes | None = None) -> Axes:
 
 
 def arena(model: Model, ax: Axes | None = None) -> Axes:
-    """RAM over time: what lies where in the arena while each layer runs. Hatched is scratch."""
+    """RAM over time: what lies where in the arena while each layer runs. Hatched is scratch.
+
+    Args:
+        model: the model.
+        ax: where to draw; None makes a figure.
+    """
     layers = model.layers
     ax = _axes(ax, 7, 3.6)
     for buffer in model.arena:

@@ -26,7 +26,7 @@ WIDTH = 200
 def text_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], footer: Sequence[str] | None = None
 ) -> str:
-    """A plain-text table; columns after the first three are numbers, aligned right."""
+    """A plain-text table of `columns` and `rows`, with a `footer` or without; numbers are aligned right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -52,7 +52,7 @@ def text_table(
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A GitHub-flavoured Markdown table."""
+    """A GitHub-flavoured Markdown table of `columns` and `rows`."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -226,6 +226,10 @@ class ModelReport:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the report: HTML to `.html`, Markdown to `.md`, text to anything else.
+
+        Args:
+            path: the file.
+            overwrite: replace a file that exists.
 
         Raises:
             OutputError: the file exists (and `overwrite` is False) or can't be written.
