@@ -238,7 +238,7 @@ class Model:
         return (outputs * self.output_scale).astype(np.float32)
 
     def run_integers(self, images: npt.ArrayLike, *, threads: int | None = None) -> Array:
-        """As `run`, but always the integers `[N, classes]` that a board sends, also for a model with float output."""
+        """As `run`, but always the integers `[N, classes]` that a board sends, whatever the output type."""
         batch = self.check_input(images)
         batch = batch[None] if batch.ndim == 3 else batch
         outputs: Array = self._native.run(batch, thread_count(threads), False)
@@ -287,8 +287,8 @@ class Model:
     ) -> BenchReport:
         """Run images on a board and compare each output with the host's, byte for byte.
 
-        `images` are uint8 `[N, H, W, C]`, `labels` integers `[N]`. See `cbin_nn.deploy.bench` for the arguments, the
-        report and the errors.
+        `images` are uint8 `[N, H, W, C]`, `labels` integers `[N]`. See `cbin_nn.deploy.bench` for the
+        arguments, the report and the errors.
         """
         from .deploy import bench
 

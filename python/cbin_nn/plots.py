@@ -1,7 +1,7 @@
 """Pictures of a model and of a benchmark, with matplotlib (extra `plot`). Readable in black and white.
 
-Each function draws into `ax`, or into a new figure where that is None, and returns the axes: `plots.arena(model).figure`
-is the picture.
+Each function draws into `ax`, or into a new figure where that is None, and returns the axes;
+`plots.arena(model).figure` is the picture.
 """
 
 from __future__ import annotations
