@@ -142,6 +142,13 @@ class BenchReport:
         """Largest count of an image."""
         return int(self.counts.sum(axis=1).max())
 
+    @property
+    def milliseconds(self) -> float | None:
+        """Median time of an image at the board's nominal clock; None for anything but silicon."""
+        if self.unit != "cycles" or self.clock_hz is None or self.simulated:
+            return None
+        return 1000 * self.count_median / self.clock_hz
+
     def to_dict(self) -> dict[str, Any]:
         """The report as `cbin-nn bench --json` prints it."""
         layers: list[dict[str, Any]] = [
@@ -167,9 +174,9 @@ class BenchReport:
                 layer[self.unit] = count
         if self.accuracy is not None:
             result["accuracy"] = self.accuracy
-        if self.unit == "cycles" and self.clock_hz is not None and not self.simulated:
+        if self.milliseconds is not None:
             result["clock_hz"] = self.clock_hz
-            result["milliseconds"] = 1000 * self.count_median / self.clock_hz
+            result["milliseconds"] = self.milliseconds
         return result
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
@@ -196,19 +203,15 @@ class BenchReport:
             rows[-1][0] = f"**{rows[-1][0]}**"
         return f"{markdown_table(columns, rows)}\n\n{self._agreement}"
 
-    def _repr_html_(self) -> str:
-        """The same table for a notebook."""
-        from html import escape
-
-        columns, rows = self._table()
-        head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        return f"<table><tr>{head}</tr>{body}</table><p>{escape(self._agreement)}</p>"
-
     def __str__(self) -> str:
         from .report import bench as text
 
         return text(self)
+
+    def _repr_html_(self) -> str:
+        from .report import bench_html
+
+        return bench_html(self)
 
 
 def boards() -> list[Board]:

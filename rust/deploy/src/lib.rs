@@ -62,3 +62,8 @@ pub use rtt::{Rtt, RttError};
 pub use select::ProbeInfo;
 pub use session::{BoardInfo, Event, ImageRun, Loaded, Operation, Session, Watch};
 pub use transport::{Programmed, Transport, TransportError};
+
+/// The examples of the README run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
