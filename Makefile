@@ -74,9 +74,20 @@ capi-header: ## Write the C header anew from the code
 arm-gcc:
 	@scripts/arm-gcc.sh
 
+# Linux wheels are linked against the glibc of manylinux_2_28 by Zig's linker; elsewhere the system's own will do.
+ifeq ($(shell uname -s),Linux)
+WHEEL_FLAGS := --zig --compatibility manylinux_2_28
+WHEEL_TOOLS := $(BIN)/uv pip install --quiet --python $(BIN)/python 'ziglang>=0.13'
+endif
+
 .PHONY: wheel
 wheel: $(VENV)/.done $(RUNNERS) ## Build a wheel with the runner images inside, in dist/
-	VIRTUAL_ENV=$(VENV) $(BIN)/maturin build --release --out dist
+	$(WHEEL_TOOLS)
+	VIRTUAL_ENV=$(VENV) PATH="$(abspath $(BIN)):$$PATH" $(BIN)/maturin build --release --strip --out dist $(WHEEL_FLAGS)
+
+.PHONY: test-wheel
+test-wheel: wheel ## Install the wheel into an empty environment and deploy to a simulated board
+	$(BIN)/python scripts/test_wheel.py dist/cbin_nn-*-cp310-abi3-*.whl
 
 # ------------------------------------------------------------------------------------------------
 # The main job
