@@ -221,6 +221,24 @@ def test_attaching_under_reset_works_on_a_blank_board(
         np.testing.assert_array_equal(device.run(images), model.run(images))
 
 
+def test_attaching_under_reset_is_tried_again_after_a_normal_attach(
+    board: Simulated, model: cbin_nn.Model, images: np.ndarray
+) -> None:
+    """A chip that no debugger has ever touched may refuse the first time (probe-rs issue 4113)."""
+    seen = []
+
+    def refuse_once(command: str) -> None:
+        if command == "GZ1":
+            seen.append(command)
+            if len(seen) == 1:
+                raise ConnectionResetError
+
+    board.probe.command = refuse_once
+    with deploy.connect(DISCOVERY, model, probe=board.selector, under_reset=True) as device:
+        np.testing.assert_array_equal(device.run(images), model.run(images))
+    assert len(seen) == 2
+
+
 def test_the_emulated_board_takes_the_same_calls(model: cbin_nn.Model, images: np.ndarray) -> None:
     require("qemu-system-arm", available(), "apt-get install qemu-system-arm")
     assert deploy.flash(model, QEMU).simulated
@@ -406,14 +424,15 @@ def test_a_stuck_transport(moment: str, board: Simulated, model: cbin_nn.Model, 
             board.probe.answering.clear()
 
     if moment == "run":
-        with deploy.connect(DISCOVERY, model, probe=board.selector, timeout=2.0) as device:
+        deploy.flash(model, DISCOVERY, probe=board.selector)
+        with deploy.connect(DISCOVERY, model, probe=board.selector, timeout=5.0) as device:
             board.probe.answering.clear()
             with pytest.raises(errors.ProbeStuck, match=r"image 1 of 3.*unplug"):
                 device.run(images)
     else:
         board.probe.command = stuck
         where = {"attach": "attaching", "flash": "flashing the runner.*incomplete"}[moment]
-        fails(errors.ProbeStuck, f"{where}.*unplug", model, board.selector, timeout=2.0)
+        fails(errors.ProbeStuck, f"{where}.*unplug", model, board.selector, timeout=3.0)
     # The process goes on, with this very board once it answers again.
     board.probe.command = lambda command: None
     board.probe.answering.set()
@@ -599,7 +618,8 @@ def test_a_fault_of_the_core_is_reported(board: Simulated, model: cbin_nn.Model,
 
 
 def test_a_silent_board(board: Simulated, model: cbin_nn.Model, images: np.ndarray) -> None:
-    with deploy.connect(DISCOVERY, model, probe=board.selector, timeout=2.0) as device:
+    deploy.flash(model, DISCOVERY, probe=board.selector)
+    with deploy.connect(DISCOVERY, model, probe=board.selector, timeout=5.0) as device:
         advance, board.chip.advance = board.chip.advance, lambda: None  # type: ignore[method-assign]
         with pytest.raises(errors.BoardTimeout, match=r"image 1 of 3.*no answer within"):
             device.run(images)
