@@ -634,6 +634,42 @@ def test_a_silent_board(board: Simulated, model: cbin_nn.Model, images: np.ndarr
     runs(model, board, images)
 
 
+def symbol(image: bytes, wanted: str) -> int:
+    """Value of a symbol in a little-endian 32-bit ELF file."""
+    sections, size, count = struct.unpack_from("<I", image, 32)[0], *struct.unpack_from("<2H", image, 46)
+    headers = [struct.unpack_from("<10I", image, sections + size * index) for index in range(count)]
+    (table,) = [header for header in headers if header[1] == 2]
+    strings = headers[table[6]][4]
+    for at in range(table[4], table[4] + table[5], 16):
+        name, value = struct.unpack_from("<2I", image, at)
+        if image[strings + name :].startswith(wanted.encode() + b"\0"):
+            return int(value)
+    raise KeyError(wanted)
+
+
+def test_a_panic_of_the_runner_is_reported(
+    board: Simulated, model: cbin_nn.Model, images: np.ndarray
+) -> None:
+    """Reaching `main` a second time is a panic of the very image that ships."""
+    main = symbol(deploy.runner_path(DISCOVERY).read_bytes(), "main")
+    with deploy.connect(DISCOVERY, model, probe=board.selector) as device:
+        panic = after_the_first_image(board, lambda: board.chip.set_register(15, main))
+        with pytest.raises(BoardError, match=r"image 2 of 3.*the runner panicked at .*\.rs:\d+") as caught:
+            device.run(images, progress=panic)
+        assert caught.value.slug == "runner-panicked"
+    runs(model, board, images)
+
+
+def test_every_fault_of_a_probe_or_board_has_a_class_of_its_own() -> None:
+    """Also the ones that no simulation can bring about: a device file that this user may not open."""
+    slugs = "several-probes probe-not-found probe-permission probe-lost probe-stuck probe-failed wrong-chip"
+    slugs += " read-protected flash-failed locked-up no-model not-ready board-timeout protocol-mismatch"
+    classes = {type(errors.board_error(slug, "what to do")) for slug in slugs.split()}
+    assert len(classes) == len(slugs.split())
+    assert all(issubclass(kind, BoardError) for kind in classes)
+    assert type(errors.board_error("probe-permission", "udev")) is errors.ProbePermission
+
+
 def test_a_panic_of_the_library_is_an_error(
     board: Simulated, model: cbin_nn.Model, images: np.ndarray
 ) -> None:
