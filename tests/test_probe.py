@@ -58,9 +58,9 @@ class Simulated:
 
 
 @contextmanager
-def simulated(board: str = DISCOVERY) -> Iterator[Simulated]:
+def simulated(board: str = DISCOVERY, **chip_options: object) -> Iterator[Simulated]:
     """A blank board."""
-    chip = Stm32(F446 if board == "nucleo-f446re" else F746)
+    chip = Stm32(F446 if board == "nucleo-f446re" else F746, **chip_options)  # type: ignore[arg-type]
     target = CortexM(chip)
     with BlackMagicProbe(target) as probe:
         yield Simulated(chip, target, probe)
@@ -152,6 +152,34 @@ def test_twenty_cifar10_images_on_a_blank_board_equal_the_host(name: str, cifar1
         page = model.report(report).to_html()
         assert "simulated" in page and "ycles" not in page
         assert value["ram"]["arena"] == model.arena_bytes and 500 < value["ram"]["stack"] < 12 * 1024
+
+
+WAFER = bytes.fromhex("2b003a000c51363432383739")  # a lot and its coordinates, as a real chip has them
+
+
+@pytest.mark.parametrize(
+    ("unique", "counter", "unit"),
+    [(WAFER, True, "cycles"), (WAFER, False, None), (b"SIMULATED...", True, None)],
+    ids=["as silicon", "no counter", "simulated with a counter"],
+)
+def test_cycles_and_time_are_silicons_alone(
+    unique: bytes, counter: bool, unit: str | None, model: cbin_nn.Model
+) -> None:
+    """What the host makes of a chip's two signs. The counts of "as silicon" are a made-up counter's."""
+    with simulated(unique=unique, cycle_counter=counter) as board:
+        report = deploy.bench(model, DISCOVERY, count=3, probe=board.selector)
+    value = report.to_dict()
+    assert value["simulated"] is (unique != WAFER) and value["agree"] == 3
+    assert report.unit == unit
+    if unit is None:
+        assert report.milliseconds is None
+        assert not {"cycles", "instructions", "milliseconds", "clock_hz"} & set(value)
+    else:
+        assert value["cycles_min"] <= value["cycles"] <= value["cycles_max"]
+        assert all(layer["cycles"] > 0 for layer in value["layers"])
+        assert value["clock_hz"] == 216_000_000
+        assert value["milliseconds"] == pytest.approx(value["cycles"] / 216_000)
+        assert "Milliseconds an image at 216 MHz" in str(report)
 
 
 def test_the_same_on_qemu_with_the_counts_of_a_board_without_a_probe(cifar10_folder: Path) -> None:

@@ -22,7 +22,7 @@ KIB = 1024
 FLASH_KEYR, FLASH_SR, FLASH_CR, FLASH_OPTCR = 0x40023C04, 0x40023C0C, 0x40023C10, 0x40023C14
 RCC_CR, RCC_CFGR, PWR_CR1, PWR_CSR1 = 0x40023800, 0x40023808, 0x40007000, 0x40007004
 SYST_CSR, SYST_RVR, CPUID, VTOR, MVFR0 = 0xE000E010, 0xE000E014, 0xE000ED00, 0xE000ED08, 0xE000EF40
-DWT_CTRL, DBGMCU_IDCODE = 0xE0001000, 0xE0042000
+DWT_CTRL, DWT_CYCCNT, DBGMCU_IDCODE = 0xE0001000, 0xE0001004, 0xE0042000
 #: DWT_CTRL: no trace, no external match, no cycle counter, no profiling counters.
 ABSENT = 0x0F000000
 KEYS = (0x45670123, 0xCDEF89AB)
@@ -82,8 +82,14 @@ class Counts:
 class Stm32:
     """A chip. `Emulated` in cortexm.py says what the methods are."""
 
-    def __init__(self, part: Part = F746, unique: bytes = b"SIMULATED...") -> None:
+    def __init__(
+        self, part: Part = F746, unique: bytes = b"SIMULATED...", cycle_counter: bool = False
+    ) -> None:
+        """`unique` and `cycle_counter` are for tests of what the host makes of them: the counter rises by a
+        thousand with each reading, and measures nothing."""
         self.part = part
+        self.cycle_counter = cycle_counter
+        self._readings = 0
         self.running = self.locked_up = False
         self.counts = Counts()
         #: Called with the address of each unit that is programmed, before it is.
@@ -121,11 +127,14 @@ class Stm32:
         if address == FLASH_SR:
             self._undo()
             return self.status
+        if address == DWT_CYCCNT and self.cycle_counter:
+            self._readings += 1
+            return 1000 * self._readings
         known = {
             FLASH_CR: self.flash_control,
             FLASH_OPTCR: self.options,
             DBGMCU_IDCODE: self.idcode,
-            DWT_CTRL: ABSENT,
+            DWT_CTRL: 0 if self.cycle_counter else ABSENT,
             CPUID: self.part.cpuid,
             MVFR0: 0x10110221,
         }
