@@ -279,11 +279,6 @@ impl LanePlan {
         }
     }
 
-    /// Words of scratch for the veto bits of one output pixel.
-    pub fn veto_words(&self) -> usize {
-        if self.veto.is_some() { self.output.pixel_words() } else { 0 }
-    }
-
     /// Whether the layer ends in rules, and so in bits, or in accumulators.
     pub fn has_rules(&self) -> bool {
         self.rules.is_some()
@@ -589,7 +584,7 @@ impl<'a> LaneLayer<'a> {
     }
 
     /// Runs the layer. `input` holds bytes, or the bytes of packed words; `output` the packed plane; `plane`
-    /// [`plane_bytes`](LanePlan::plane_bytes) and `stopped` [`veto_words`](LanePlan::veto_words) of scratch.
+    /// [`plane_bytes`](LanePlan::plane_bytes) of scratch.
     ///
     /// # Errors
     /// [`ArgumentError::Length`] naming the slice; [`ArgumentError::Value`] for a layer without rules.
@@ -599,15 +594,13 @@ impl<'a> LaneLayer<'a> {
         input: &[u8],
         output: &mut [u32],
         plane: &mut [u8],
-        stopped: &mut [u32],
     ) -> Result<(), ArgumentError> {
         if self.plan.rules.is_none() {
             return Err(ArgumentError::Value { argument: "layer" });
         }
         check_length("output", self.plan.output_len(), output.len())?;
-        check_length("stopped", self.plan.veto_words(), stopped.len())?;
         let plane = self.padded_plane(input, plane)?;
-        arch::convolve(simd, &self.task(plane), output, stopped)
+        arch::convolve(simd, &self.task(plane), output)
     }
 
     /// The accumulators of a fully connected layer, sixteen a line.
@@ -665,26 +658,18 @@ impl<'a> LaneLayer<'a> {
         let pixel = plan.pixel_bytes();
         let [top, left, _, _] = plan.padding();
         let (from, to) = (plan.input.width() * pixel, plan.padded()[1] * pixel);
-        let fill = |bytes: &mut [u8]| {
-            if !plan.one_padding {
-                bytes.fill(0);
-                return;
+        match plan.one_padding {
+            false => plane.fill(0),
+            true => {
+                for (word, bytes) in plane.chunks_exact_mut(4).enumerate() {
+                    let ones = lane_mask(plan.input.channels(), word % plan.input.pixel_words());
+                    bytes.copy_from_slice(&ones.to_ne_bytes());
+                }
             }
-            for (word, bytes) in bytes.chunks_exact_mut(4).enumerate() {
-                let ones = lane_mask(plan.input.channels(), word % plan.input.pixel_words());
-                bytes.copy_from_slice(&ones.to_ne_bytes());
-            }
-        };
-        let (above, rest) = plane.split_at_mut(top * to);
-        let (rows, below) = rest.split_at_mut(plan.input.height() * to);
-        fill(above);
-        fill(below);
-        for (row, input) in rows.chunks_exact_mut(to).zip(input.chunks_exact(from)) {
-            let (before, rest) = row.split_at_mut(left * pixel);
-            let (inside, after) = rest.split_at_mut(from);
-            fill(before);
-            inside.copy_from_slice(input);
-            fill(after);
+        }
+        let rows = plane[top * to..].chunks_exact_mut(to);
+        for (row, input) in rows.zip(input.chunks_exact(from)) {
+            row[left * pixel..][..from].copy_from_slice(input);
         }
         Ok(plane)
     }

@@ -132,7 +132,6 @@ impl HostLayers {
         Workspace {
             arena: vec![0; model.arena_bytes() / 4],
             plane: vec![0; most(LanePlan::plane_bytes).div_ceil(4)],
-            stopped: vec![0; most(LanePlan::veto_words)],
             accumulators: vec![Line::ZERO; most(|plan| if plan.has_rules() { 0 } else { plan.output_len() })],
         }
     }
@@ -144,8 +143,6 @@ pub struct Workspace {
     arena: Vec<u32>,
     /// A padded input.
     plane: Vec<u32>,
-    /// Veto bits of an output pixel.
-    stopped: Vec<u32>,
     accumulators: Vec<Line>,
 }
 
@@ -182,7 +179,7 @@ impl<'m> HostModel<'m> {
         workspace: &mut Workspace,
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        let Workspace { arena, plane, stopped, accumulators } = workspace;
+        let Workspace { arena, plane, accumulators } = workspace;
         let plane = bytemuck::cast_slice_mut(plane);
         self.model.walk(input, output, arena, observer, |index, input, output, dtype, scratch| {
             let operator = self.operators.get(index)?;
@@ -195,7 +192,7 @@ impl<'m> HostModel<'m> {
             if plan.has_rules() {
                 let output = elements(output)?;
                 let plane = plane.get_mut(..plan.plane_bytes())?;
-                return lanes.run(simd, input, output, plane, stopped.get_mut(..plan.veto_words())?).ok();
+                return lanes.run(simd, input, output, plane).ok();
             }
             let accumulators = accumulators.get_mut(..plan.output_len())?;
             lanes.accumulators(simd, input, accumulators).ok()?;

@@ -53,14 +53,9 @@ macro_rules! dispatch {
 }
 
 /// Convolves, applies the rules and pools.
-pub(crate) fn convolve(
-    simd: Simd,
-    task: &Convolution<'_>,
-    output: &mut [u32],
-    stopped: &mut [u32],
-) -> Result<(), ArgumentError> {
+pub(crate) fn convolve(simd: Simd, task: &Convolution<'_>, output: &mut [u32]) -> Result<(), ArgumentError> {
     check_reach(task)?;
-    dispatch!(simd, convolve, task, output, stopped);
+    dispatch!(simd, convolve, task, output);
     Ok(())
 }
 

@@ -181,9 +181,9 @@ impl Architecture for Neon {
 ///
 /// # Safety
 /// `task.reach()` is some number up to `task.plane.len()`.
-pub(crate) unsafe fn convolve(task: &Convolution<'_>, output: &mut [u32], stopped: &mut [u32]) {
+pub(crate) unsafe fn convolve(task: &Convolution<'_>, output: &mut [u32]) {
     // SAFETY: as above; every AArch64 CPU has NEON.
-    unsafe { lanes::convolve::<Neon, 2, 1>(task, output, stopped) }
+    unsafe { lanes::convolve::<Neon, 2, 1>(task, output) }
 }
 
 /// See [`lanes::accumulate`].

@@ -116,7 +116,7 @@ pub(crate) struct Convolution<'a> {
     pub(crate) column_bytes: usize,
     pub(crate) rules: LaneRules<'a>,
     pub(crate) veto: Option<LaneRules<'a>>,
-    /// The fused pool on the convolution's plane, and its packed inversions (empty for none).
+    /// The fused pool on the convolution's plane, and its packed inversions.
     pub(crate) pool: Option<(Sliding, &'a [u32])>,
 }
 
@@ -151,7 +151,7 @@ struct Position {
     pixel: usize,
 }
 
-/// Convolves, applies the rules and pools. `stopped` holds the words of an output pixel where there is a veto.
+/// Convolves, applies the rules and pools.
 ///
 /// # Safety
 /// The CPU has the instructions of `A`, and `task.reach()` is some number up to `task.plane.len()`.
@@ -159,14 +159,13 @@ struct Position {
 pub(crate) unsafe fn convolve<A: Architecture, const PIXELS: usize, const BLOCKS: usize>(
     task: &Convolution<'_>,
     output: &mut [u32],
-    stopped: &mut [u32],
 ) {
     // SAFETY: as above.
     unsafe {
         match task.product {
-            ProductKind::Differing => convolve_with::<A::Differing, PIXELS, BLOCKS>(task, output, stopped),
-            ProductKind::Signs => convolve_with::<A::Signs, PIXELS, BLOCKS>(task, output, stopped),
-            ProductKind::Bytes => convolve_with::<A::Bytes, PIXELS, BLOCKS>(task, output, stopped),
+            ProductKind::Differing => convolve_with::<A::Differing, PIXELS, BLOCKS>(task, output),
+            ProductKind::Signs => convolve_with::<A::Signs, PIXELS, BLOCKS>(task, output),
+            ProductKind::Bytes => convolve_with::<A::Bytes, PIXELS, BLOCKS>(task, output),
         }
     }
 }
@@ -190,13 +189,12 @@ pub(crate) unsafe fn accumulate<A: Architecture>(task: &Convolution<'_>, output:
 unsafe fn convolve_with<P: Product, const PIXELS: usize, const BLOCKS: usize>(
     task: &Convolution<'_>,
     output: &mut [u32],
-    stopped: &mut [u32],
 ) {
     // SAFETY: as above.
     unsafe {
         match &task.pool {
             None => plain::<P, PIXELS, BLOCKS>(task, output),
-            Some((pool, invert)) => pooled::<P, PIXELS, BLOCKS>(task, pool, invert, output, stopped),
+            Some((pool, invert)) => pooled::<P, PIXELS, BLOCKS>(task, pool, invert, output),
         }
     }
 }
@@ -221,7 +219,6 @@ unsafe fn plain<P: Product, const PIXELS: usize, const BLOCKS: usize>(
                 (y, x) = (y + 1, 0);
             }
         }
-        bits.fill(0);
         let mut block = 0;
         while block < task.blocks {
             // The last group may hold fewer pixels: the ones before it are computed again and left out.
@@ -236,7 +233,11 @@ unsafe fn plain<P: Product, const PIXELS: usize, const BLOCKS: usize>(
                 // SAFETY: as above.
                 let masks = unsafe { rule_masks::<P, PIXELS, 1>(task, &group, block) };
                 for (bits, mask) in bits.chunks_exact_mut(words).zip(masks) {
-                    bits[block / 2] |= mask[0] << (16 * (block % 2));
+                    if block % 2 == 0 {
+                        bits[block / 2] = mask[0];
+                    } else {
+                        bits[block / 2] |= mask[0] << 16;
+                    }
                 }
                 block += 1;
             }
@@ -254,93 +255,118 @@ unsafe fn pooled<P: Product, const PIXELS: usize, const BLOCKS: usize>(
     pool: &Sliding,
     invert: &[u32],
     output: &mut [u32],
-    stopped: &mut [u32],
 ) {
-    let words = task.blocks.div_ceil(2);
-    let [stride_y, stride_x] = pool.window().strides;
-    let [dilation_y, dilation_x] = pool.window().dilation;
-    let padding = pool.window().padding;
-    let mut pixels = output.chunks_exact_mut(words).enumerate();
-    for out_y in 0..pool.output_height() {
-        let (first_y, end_y) = pool.taps_inside(0, out_y);
-        for out_x in 0..pool.output_width() {
-            let Some((out_pixel, bits)) = pixels.next() else { return };
-            let (first_x, end_x) = pool.taps_inside(1, out_x);
-            bits.fill(0);
-            stopped.fill(0);
-            let taps = (end_y - first_y) * (end_x - first_x);
-            let (mut tap_y, mut tap_x, mut tap) = (first_y, first_x, 0);
-            let mut group = [Position { window: 0, correction: 0, pixel: 0 }; PIXELS];
-            while tap < taps {
-                for at in 0..PIXELS {
-                    // A tap too many repeats the last one, which changes no OR.
-                    if tap == taps {
-                        group[at] = group[at - 1];
-                        continue;
-                    }
-                    let y = out_y * stride_y + tap_y * dilation_y - padding[0];
-                    let x = out_x * stride_x + tap_x * dilation_x - padding[1];
-                    group[at] = task.at(y, x);
-                    tap += 1;
-                    tap_x += 1;
-                    if tap_x == end_x {
-                        (tap_y, tap_x) = (tap_y + 1, first_x);
-                    }
-                }
-                let mut block = 0;
-                while block < task.blocks {
-                    if BLOCKS == 2 && block + 2 <= task.blocks {
-                        // SAFETY: as above.
-                        unsafe { pool_group::<P, PIXELS, 2>(task, &group, block, out_pixel, bits, stopped) };
-                        block += 2;
+    let mut pixels = output.chunks_exact_mut(task.blocks.div_ceil(2)).enumerate();
+    for y in 0..pool.output_height() {
+        for x in 0..pool.output_width() {
+            let Some((pixel, bits)) = pixels.next() else { return };
+            let window = PoolWindow::new(pool, y, x, pixel);
+            let mut block = 0;
+            while block < task.blocks {
+                if BLOCKS == 2 && block + 2 <= task.blocks {
+                    // SAFETY: as above.
+                    let mask = unsafe { pool_masks::<P, PIXELS, 2>(task, &window, block) };
+                    bits[block / 2] = (mask[0] | mask[1] << 16) ^ invert[block / 2];
+                    block += 2;
+                } else {
+                    // SAFETY: as above.
+                    let mask = unsafe { pool_masks::<P, PIXELS, 1>(task, &window, block) };
+                    if block % 2 == 0 {
+                        bits[block / 2] = mask[0] ^ invert[block / 2];
                     } else {
-                        // SAFETY: as above.
-                        unsafe { pool_group::<P, PIXELS, 1>(task, &group, block, out_pixel, bits, stopped) };
-                        block += 1;
+                        bits[block / 2] ^= mask[0] << 16;
                     }
+                    block += 1;
                 }
-            }
-            for (word, bits) in bits.iter_mut().enumerate() {
-                let stop = if task.veto.is_some() { stopped[word] } else { 0 };
-                *bits = (*bits & !stop) ^ invert.get(word).copied().unwrap_or(0);
             }
         }
     }
 }
 
-/// ORs the rules' bits of a group, and the vetoes', to an output pixel.
+/// The pixels under an output pixel of a pool.
+struct PoolWindow<'a> {
+    pool: &'a Sliding,
+    /// The output pixel's index.
+    pixel: usize,
+    /// The convolution's row and column of the first tap inside.
+    first: (usize, usize),
+    /// Taps inside, vertically and horizontally.
+    taps: (usize, usize),
+}
+
+impl<'a> PoolWindow<'a> {
+    #[inline(always)]
+    fn new(pool: &'a Sliding, y: usize, x: usize, pixel: usize) -> Self {
+        let (first_y, end_y) = pool.taps_inside(0, y);
+        let (first_x, end_x) = pool.taps_inside(1, x);
+        let window = pool.window();
+        // Without a tap inside there is no first one; nothing is read then.
+        let at = |at: usize, axis: usize, tap: usize| {
+            (at * window.strides[axis] + tap * window.dilation[axis]).saturating_sub(window.padding[axis])
+        };
+        let first = (at(y, 0, first_y), at(x, 1, first_x));
+        Self { pool, pixel, first, taps: (end_y - first_y, end_x - first_x) }
+    }
+
+    /// The positions of taps `from..from + PIXELS` in row-major order; a tap too many repeats the last one, which
+    /// changes no OR.
+    #[inline(always)]
+    fn group<const PIXELS: usize>(&self, task: &Convolution<'_>, from: usize) -> [Position; PIXELS] {
+        let [dilation_y, dilation_x] = self.pool.window().dilation;
+        let (mut tap_y, mut tap_x) = match from {
+            0 => (0, 0),
+            _ => (from / self.taps.1, from % self.taps.1),
+        };
+        let mut group = [Position { window: 0, correction: 0, pixel: 0 }; PIXELS];
+        for at in 0..PIXELS {
+            if tap_y == self.taps.0 {
+                group[at] = group[at - 1];
+                continue;
+            }
+            group[at] = task.at(self.first.0 + tap_y * dilation_y, self.first.1 + tap_x * dilation_x);
+            tap_x += 1;
+            if tap_x == self.taps.1 {
+                (tap_y, tap_x) = (tap_y + 1, 0);
+            }
+        }
+        group
+    }
+}
+
+/// The bits of an output pixel, inversion aside, for `BLOCKS` blocks of channels from `block` on.
 ///
 /// # Safety
 /// As [`convolve`].
 #[inline(always)]
-unsafe fn pool_group<P: Product, const PIXELS: usize, const BLOCKS: usize>(
+unsafe fn pool_masks<P: Product, const PIXELS: usize, const BLOCKS: usize>(
     task: &Convolution<'_>,
-    group: &[Position; PIXELS],
+    window: &PoolWindow<'_>,
     block: usize,
-    out_pixel: usize,
-    bits: &mut [u32],
-    stopped: &mut [u32],
-) {
-    // SAFETY: as above.
-    let accumulators = unsafe { accumulators::<P, PIXELS, BLOCKS>(task, group, block) };
-    for b in 0..BLOCKS {
-        let (word, shift) = ((block + b) / 2, 16 * ((block + b) % 2));
-        let (mut any, mut stop) = (0, 0);
-        for p in 0..PIXELS {
-            let acc = accumulators[p][b];
-            // SAFETY: as above.
-            unsafe {
-                any |= mask(task, &task.rules, group[p].pixel, out_pixel, block + b, acc);
-                if let Some(veto) = &task.veto {
-                    stop |= mask(task, veto, group[p].pixel, out_pixel, block + b, acc);
+) -> [u32; BLOCKS] {
+    let (mut any, mut stop) = ([0; BLOCKS], [0; BLOCKS]);
+    let mut tap = 0;
+    while tap < window.taps.0 * window.taps.1 {
+        let group = window.group::<PIXELS>(task, tap);
+        // SAFETY: as above.
+        let accumulators = unsafe { accumulators::<P, PIXELS, BLOCKS>(task, &group, block) };
+        for b in 0..BLOCKS {
+            for p in 0..PIXELS {
+                let acc = accumulators[p][b];
+                // SAFETY: as above.
+                unsafe {
+                    any[b] |= mask(task, &task.rules, group[p].pixel, window.pixel, block + b, acc);
+                    if let Some(veto) = &task.veto {
+                        stop[b] |= mask(task, veto, group[p].pixel, window.pixel, block + b, acc);
+                    }
                 }
             }
         }
-        bits[word] |= any << shift;
-        if task.veto.is_some() {
-            stopped[word] |= stop << shift;
-        }
+        tap += PIXELS;
     }
+    for b in 0..BLOCKS {
+        any[b] &= !stop[b];
+    }
+    any
 }
 
 /// The rules' bits of a group of output pixels.

@@ -108,9 +108,9 @@ impl Product for Bytes {
 ///
 /// # Safety
 /// `task.reach()` is some number up to `task.plane.len()`.
-pub(crate) unsafe fn convolve(task: &Convolution<'_>, output: &mut [u32], stopped: &mut [u32]) {
+pub(crate) unsafe fn convolve(task: &Convolution<'_>, output: &mut [u32]) {
     // SAFETY: as above; arrays need no instructions.
-    unsafe { lanes::convolve::<Arrays, 1, 1>(task, output, stopped) }
+    unsafe { lanes::convolve::<Arrays, 1, 1>(task, output) }
 }
 
 /// See [`lanes::accumulate`].

@@ -204,9 +204,9 @@ impl Architecture for Avx2 {
 /// # Safety
 /// `task.reach()` is some number up to `task.plane.len()`.
 #[target_feature(enable = "avx2")]
-pub(crate) unsafe fn convolve(task: &Convolution<'_>, output: &mut [u32], stopped: &mut [u32]) {
+pub(crate) unsafe fn convolve(task: &Convolution<'_>, output: &mut [u32]) {
     // SAFETY: as above; the instructions are this function's.
-    unsafe { lanes::convolve::<Avx2, 2, 1>(task, output, stopped) }
+    unsafe { lanes::convolve::<Avx2, 2, 1>(task, output) }
 }
 
 /// See [`lanes::accumulate`].

@@ -237,9 +237,9 @@ macro_rules! instructions {
             /// # Safety
             /// `task.reach()` is some number up to `task.plane.len()`.
             #[target_feature(enable = $features)]
-            pub(crate) unsafe fn convolve(task: &Convolution<'_>, output: &mut [u32], stopped: &mut [u32]) {
+            pub(crate) unsafe fn convolve(task: &Convolution<'_>, output: &mut [u32]) {
                 // SAFETY: as above; the instructions are this function's.
-                unsafe { lanes::convolve::<$architecture, 4, 2>(task, output, stopped) }
+                unsafe { lanes::convolve::<$architecture, 4, 2>(task, output) }
             }
 
             /// See [`lanes::accumulate`].
