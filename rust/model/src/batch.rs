@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 use core::num::NonZero;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rayon::ThreadPool;
 
@@ -29,6 +29,7 @@ pub enum Kernel {
 pub struct OwnedModel {
     bytes: Arc<AlignedBytes>,
     layers: Arc<HostLayers>,
+    images_between_looks: usize,
 }
 
 impl OwnedModel {
@@ -46,8 +47,14 @@ impl OwnedModel {
     /// As [`new`](Self::new).
     pub fn with_instructions(bytes: &[u8], instructions: Instructions) -> Result<Self, FormatError> {
         let bytes = AlignedBytes::copy_of(bytes);
-        let layers = HostLayers::new(&Model::new_checked(&bytes)?, instructions);
-        Ok(Self { bytes: Arc::new(bytes), layers: Arc::new(layers) })
+        let model = Model::new_checked(&bytes)?;
+        let layers = HostLayers::new(&model, instructions);
+        // Multiply-accumulates in some tenths of a second.
+        let macs = if instructions == Instructions::PORTABLE { 5_000_000_000 } else { 100_000_000_000 };
+        // A pooling layer has no multiply-accumulates; the bytes it moves stand for them.
+        let work = model.macs() + 8 * (model.input_bytes() + model.arena_bytes()) as u64;
+        let images_between_looks = usize::try_from(macs / work).unwrap_or(usize::MAX).max(cores());
+        Ok(Self { bytes: Arc::new(bytes), layers: Arc::new(layers), images_between_looks })
     }
 
     /// The view over the bytes.
@@ -73,13 +80,7 @@ impl OwnedModel {
     /// Images of a batch between two looks at whether to go on (Ctrl-C, say): some tenths of a second of work
     /// with the optimized kernels on one core, and no fewer than keep the cores busy.
     pub fn images_between_looks(&self) -> usize {
-        // Multiply-accumulates in some tenths of a second.
-        let macs =
-            if self.instructions() == Instructions::PORTABLE { 5_000_000_000 } else { 100_000_000_000 };
-        let model = self.view();
-        // A pooling layer has no multiply-accumulates; the bytes it moves stand for them.
-        let work = model.macs() + 8 * (model.input_bytes() + model.arena_bytes()) as u64;
-        usize::try_from(macs / work).unwrap_or(usize::MAX).max(cores())
+        self.images_between_looks
     }
 
     /// Runs a batch: `images` holds n inputs one after the other, `outputs` takes n outputs. Images are
@@ -154,9 +155,10 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Cores that this process may use.
+/// Cores that this process may use. Asked once: Linux takes longer to say so than a small model to run.
 fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZero::get)
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get))
 }
 
 /// `helpers` threads beside the calling one, or `None` for none of them. The last pool is kept, since starting
