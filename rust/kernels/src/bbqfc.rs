@@ -14,8 +14,8 @@ values beyond the output type's range become its smallest or largest value.
 
 use crate::ArgumentError;
 use crate::bbfc::Dense;
+use crate::blocks::{LANES, Line};
 use crate::error::check_length;
-use crate::lanes::{LANES, Line};
 
 /// Largest `shift` of a [`Requantization`].
 pub const MAX_SHIFT: u32 = 62;
@@ -138,12 +138,12 @@ impl<'a> BbqFc<'a> {
         &self.dense
     }
 
-    /// The outputs for accumulators in lanes, as [`LaneLayer::accumulators`] writes them.
+    /// The outputs for accumulators in lanes, as [`BlockLayer::accumulators`] writes them.
     ///
     /// # Errors
     /// [`ArgumentError::Length`] naming the slice.
     ///
-    /// [`LaneLayer::accumulators`]: crate::lanes::LaneLayer::accumulators
+    /// [`BlockLayer::accumulators`]: crate::blocks::BlockLayer::accumulators
     pub fn requantize<T: Output>(
         &self,
         accumulators: &[Line],

@@ -45,11 +45,11 @@ pub mod bbfc;
 pub mod bbpointwiseconv2d;
 pub mod bbqfc;
 pub mod bits;
+pub mod blocks;
 pub mod bmaxpool2d;
 mod bytes;
 mod conv;
 mod error;
-pub mod lanes;
 pub mod qbconv2d;
 pub mod qqconv2d;
 pub mod rule;
@@ -57,3 +57,8 @@ pub mod shape;
 pub mod simd;
 
 pub use error::ArgumentError;
+
+/// The examples of the README run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -9,8 +9,8 @@ use cbin_nn_kernels::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
 use cbin_nn_kernels::bbqfc::{BbqFc, Output, Requantization};
 use cbin_nn_kernels::bits::{check_padding_bits, lane_mask, words_for};
+use cbin_nn_kernels::blocks::{BlockLayer, BlockPlan, LANES, Layer, Line};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
-use cbin_nn_kernels::lanes::{LANES, LaneLayer, LanePlan, Layer, Line};
 use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
 use cbin_nn_kernels::qqconv2d::QqConv2d;
 use cbin_nn_kernels::rule::{Grid, Pool, Rules};
@@ -39,14 +39,14 @@ macro_rules! variants_agree {
 
 /// Lines, words and plan of a layer in lanes.
 struct Rewritten {
-    plan: LanePlan,
+    plan: BlockPlan,
     lines: Vec<Line>,
     words: Vec<u32>,
 }
 
 impl Rewritten {
     fn new(layer: Layer<'_, '_>) -> Self {
-        let plan = LanePlan::new(layer).expect("small layers fit");
+        let plan = BlockPlan::new(layer).expect("small layers fit");
         // Dirty, since `write` fills all of it.
         let (mut lines, mut words) =
             (vec![Line([0xA5A5_A5A5; LANES]); plan.lines()], vec![0xA5A5_A5A5; plan.words()]);
@@ -54,8 +54,8 @@ impl Rewritten {
         Self { plan, lines, words }
     }
 
-    fn layer(&self) -> LaneLayer<'_> {
-        LaneLayer::new(&self.plan, &self.lines, &self.words).unwrap()
+    fn layer(&self) -> BlockLayer<'_> {
+        BlockLayer::new(&self.plan, &self.lines, &self.words).unwrap()
     }
 }
 
@@ -64,7 +64,7 @@ fn bytes_of(words: &[u32]) -> Vec<u8> {
 }
 
 /// The layer in lanes, with every set of instructions that this CPU has, against the reference's output.
-fn lanes_agree(layer: Layer<'_, '_>, input: &[u8], expected: &[u32]) -> Result<(), TestCaseError> {
+fn blocks_agree(layer: Layer<'_, '_>, input: &[u8], expected: &[u32]) -> Result<(), TestCaseError> {
     let rewritten = Rewritten::new(layer);
     for simd in Simd::available() {
         let mut output = vec![0xDEAD_BEEF; expected.len()];
@@ -200,7 +200,7 @@ proptest! {
             "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
             "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut scratch),
         );
-        lanes_agree(Layer::BbConv2d(&operator), &bytes_of(&image), &expected)?;
+        blocks_agree(Layer::BbConv2d(&operator), &bytes_of(&image), &expected)?;
     }
 
     #[test]
@@ -236,8 +236,8 @@ proptest! {
             "packed" => |out: &mut Vec<u32>| canonical.optimized(&image, out, &mut bytes2, &mut scratch2),
             "byte masks" => |out: &mut Vec<u32>| masked.optimized(&image, out, &mut bytes, &mut scratch),
         );
-        lanes_agree(Layer::QbConv2d(&canonical), &image, &expected)?;
-        lanes_agree(Layer::QbConv2d(&masked), &image, &expected)?;
+        blocks_agree(Layer::QbConv2d(&canonical), &image, &expected)?;
+        blocks_agree(Layer::QbConv2d(&masked), &image, &expected)?;
     }
 
     #[test]
@@ -266,7 +266,7 @@ proptest! {
             "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
             "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut bytes, &mut scratch),
         );
-        lanes_agree(Layer::QqConv2d(&operator), &image, &expected)?;
+        blocks_agree(Layer::QqConv2d(&operator), &image, &expected)?;
     }
 
     #[test]
@@ -294,7 +294,7 @@ proptest! {
             "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut scratch),
             "bbconv2d" => |out: &mut Vec<u32>| general.reference(&image, out),
         );
-        lanes_agree(Layer::BbPointwiseConv2d(&operator), &bytes_of(&image), &expected)?;
+        blocks_agree(Layer::BbPointwiseConv2d(&operator), &bytes_of(&image), &expected)?;
     }
 
     #[test]
@@ -358,7 +358,7 @@ proptest! {
             "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
             "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out),
         );
-        lanes_agree(Layer::BbFc(&operator), &bytes_of(&image), &expected)?;
+        blocks_agree(Layer::BbFc(&operator), &bytes_of(&image), &expected)?;
     }
 
     #[test]

@@ -2,7 +2,7 @@
 A model at the full speed of the host: its layers rewritten for vector instructions.
 
 The walk is the board's. What differs is how an operator runs: where the kernels have a layout for sixteen output
-channels side by side ([`lanes`](cbin_nn_kernels::lanes)), its weights are rewritten when the model is loaded, in
+channels side by side ([`blocks`](cbin_nn_kernels::blocks)), its weights are rewritten when the model is loaded, in
 memory alone, and the operator runs on them; any other operator runs as it does on a board. The bytes are the
 same either way, which `tests/host.rs` checks for every set of instructions.
 */
@@ -10,7 +10,7 @@ same either way, which `tests/host.rs` checks for every set of instructions.
 use std::fmt;
 use std::sync::OnceLock;
 
-use cbin_nn_kernels::lanes::{LaneLayer, LanePlan, Layer, Line};
+use cbin_nn_kernels::blocks::{BlockLayer, BlockPlan, Layer, Line};
 use cbin_nn_kernels::simd::Simd;
 
 use crate::format::DType;
@@ -87,7 +87,7 @@ impl fmt::Display for Instructions {
 /// One layer in the layout of the host.
 #[derive(Debug)]
 struct HostLayer {
-    plan: LanePlan,
+    plan: BlockPlan,
     lines: Vec<Line>,
     words: Vec<u32>,
 }
@@ -106,8 +106,8 @@ impl HostLayers {
         let rewrite = |index| {
             instructions.0?;
             let operator = model.operator(index).ok()?;
-            let layer = lane_layer(&operator)?;
-            let plan = LanePlan::new(layer)?;
+            let layer = block_layer(&operator)?;
+            let plan = BlockPlan::new(layer)?;
             let (mut lines, mut words) = (vec![Line::ZERO; plan.lines()], vec![0; plan.words()]);
             plan.write(layer, &mut lines, &mut words).ok()?;
             Some(HostLayer { plan, lines, words })
@@ -128,10 +128,10 @@ impl HostLayers {
     /// The working memory of a thread.
     pub fn workspace(&self, model: &Model<'_>) -> Workspace {
         let plans = || self.layers.iter().flatten().map(|layer| &layer.plan);
-        let most = |size: fn(&LanePlan) -> usize| plans().map(size).max().unwrap_or(0);
+        let most = |size: fn(&BlockPlan) -> usize| plans().map(size).max().unwrap_or(0);
         Workspace {
             arena: vec![0; model.arena_bytes() / 4],
-            plane: vec![0; most(LanePlan::plane_bytes).div_ceil(4)],
+            plane: vec![0; most(BlockPlan::plane_bytes).div_ceil(4)],
             accumulators: vec![Line::ZERO; most(|plan| if plan.has_rules() { 0 } else { plan.output_len() })],
         }
     }
@@ -188,7 +188,7 @@ impl<'m> HostModel<'m> {
                 return operator.run(input, output, dtype, scratch);
             };
             let HostLayer { plan, lines, words } = layer;
-            let lanes = LaneLayer::new(plan, lines, words).ok()?;
+            let lanes = BlockLayer::new(plan, lines, words).ok()?;
             if plan.has_rules() {
                 let output = elements(output)?;
                 let plane = plane.get_mut(..plan.plane_bytes())?;
@@ -202,7 +202,7 @@ impl<'m> HostModel<'m> {
 }
 
 /// The layer that the kernels have a layout for.
-fn lane_layer<'o, 'a>(operator: &'o Operator<'a>) -> Option<Layer<'o, 'a>> {
+fn block_layer<'o, 'a>(operator: &'o Operator<'a>) -> Option<Layer<'o, 'a>> {
     match operator {
         Operator::QbConv2d(operator, _) => Some(Layer::QbConv2d(operator)),
         Operator::QqConv2d(operator, _) => Some(Layer::QqConv2d(operator)),

@@ -23,10 +23,10 @@ pub(crate) use portable::{BYTE_MASK_DOT_NEEDS_TOTAL, byte_mask_bias, byte_mask_d
 pub(crate) use portable::{byte_dot, byte_sum, differing, differing_inside};
 
 use crate::ArgumentError;
+use crate::blocks::Line;
 use crate::error::check_length;
-use crate::lanes::Line;
 use crate::simd::{Kind, Simd};
-use generic::lanes::Convolution;
+use generic::blocks::Convolution;
 
 /// Runs `$function` of the architecture that `$simd` stands for.
 macro_rules! dispatch {
@@ -36,7 +36,7 @@ macro_rules! dispatch {
         #[allow(unsafe_code)]
         unsafe {
             match $simd.0 {
-                Kind::Arrays => portable::lanes::$function($($argument),+),
+                Kind::Arrays => portable::blocks::$function($($argument),+),
                 #[cfg(target_arch = "x86_64")]
                 Kind::Avx2 => x86_64::avx2::$function($($argument),+),
                 #[cfg(target_arch = "x86_64")]

@@ -3,8 +3,8 @@
 use core::arch::aarch64::*;
 use core::array::from_fn;
 
-use crate::arch::generic::lanes::{self, Architecture, Convolution, Lanes, Product};
-use crate::lanes::Line;
+use crate::arch::generic::blocks::{self, Architecture, Convolution, Lanes, Product};
+use crate::blocks::Line;
 
 /// Sixteen lanes.
 #[derive(Clone, Copy)]
@@ -177,20 +177,20 @@ impl Architecture for Neon {
     type Bytes = Bytes;
 }
 
-/// See [`lanes::convolve`]: thirty-two registers hold eight sums and their operands.
+/// See [`blocks::convolve`]: thirty-two registers hold eight sums and their operands.
 ///
 /// # Safety
 /// `task.reach()` is some number up to `task.plane.len()`.
 pub(crate) unsafe fn convolve(task: &Convolution<'_>, output: &mut [u32]) {
     // SAFETY: as above; every AArch64 CPU has NEON.
-    unsafe { lanes::convolve::<Neon, 2, 1>(task, output) }
+    unsafe { blocks::convolve::<Neon, 2, 1>(task, output) }
 }
 
-/// See [`lanes::accumulate`].
+/// See [`blocks::accumulate`].
 ///
 /// # Safety
 /// As [`convolve`].
 pub(crate) unsafe fn accumulate(task: &Convolution<'_>, output: &mut [Line]) {
     // SAFETY: as above; every AArch64 CPU has NEON.
-    unsafe { lanes::accumulate::<Neon>(task, output) }
+    unsafe { blocks::accumulate::<Neon>(task, output) }
 }

@@ -5,8 +5,8 @@ AVX2: sixteen lanes in two registers. The products are those of AVX-512BW, half 
 
 use core::arch::x86_64::*;
 
-use crate::arch::generic::lanes::{self, Architecture, Convolution, Lanes, Product};
-use crate::lanes::Line;
+use crate::arch::generic::blocks::{self, Architecture, Convolution, Lanes, Product};
+use crate::blocks::Line;
 
 /// Sixteen lanes.
 #[derive(Clone, Copy)]
@@ -199,22 +199,22 @@ impl Architecture for Avx2 {
     type Bytes = BytePairs;
 }
 
-/// See [`lanes::convolve`]: sixteen registers hold four sums and their operands.
+/// See [`blocks::convolve`]: sixteen registers hold four sums and their operands.
 ///
 /// # Safety
 /// `task.reach()` is some number up to `task.plane.len()`.
 #[target_feature(enable = "avx2")]
 pub(crate) unsafe fn convolve(task: &Convolution<'_>, output: &mut [u32]) {
     // SAFETY: as above; the instructions are this function's.
-    unsafe { lanes::convolve::<Avx2, 2, 1>(task, output) }
+    unsafe { blocks::convolve::<Avx2, 2, 1>(task, output) }
 }
 
-/// See [`lanes::accumulate`].
+/// See [`blocks::accumulate`].
 ///
 /// # Safety
 /// As [`convolve`].
 #[target_feature(enable = "avx2")]
 pub(crate) unsafe fn accumulate(task: &Convolution<'_>, output: &mut [Line]) {
     // SAFETY: as above; the instructions are this function's.
-    unsafe { lanes::accumulate::<Avx2>(task, output) }
+    unsafe { blocks::accumulate::<Avx2>(task, output) }
 }

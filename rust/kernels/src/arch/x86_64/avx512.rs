@@ -12,8 +12,8 @@ Three sets of instructions, each on top of the one before it:
 use core::arch::x86_64::*;
 use core::marker::PhantomData;
 
-use crate::arch::generic::lanes::{self, Architecture, Convolution, Lanes, Product};
-use crate::lanes::Line;
+use crate::arch::generic::blocks::{self, Architecture, Convolution, Lanes, Product};
+use crate::blocks::Line;
 
 /// Sixteen lanes.
 #[derive(Clone, Copy)]
@@ -232,24 +232,24 @@ macro_rules! instructions {
         pub(crate) mod $name {
             use super::*;
 
-            /// See [`lanes::convolve`]: thirty-two registers hold eight sums and their operands.
+            /// See [`blocks::convolve`]: thirty-two registers hold eight sums and their operands.
             ///
             /// # Safety
             /// `task.reach()` is some number up to `task.plane.len()`.
             #[target_feature(enable = $features)]
             pub(crate) unsafe fn convolve(task: &Convolution<'_>, output: &mut [u32]) {
                 // SAFETY: as above; the instructions are this function's.
-                unsafe { lanes::convolve::<$architecture, 4, 2>(task, output) }
+                unsafe { blocks::convolve::<$architecture, 4, 2>(task, output) }
             }
 
-            /// See [`lanes::accumulate`].
+            /// See [`blocks::accumulate`].
             ///
             /// # Safety
             /// As [`convolve`].
             #[target_feature(enable = $features)]
             pub(crate) unsafe fn accumulate(task: &Convolution<'_>, output: &mut [Line]) {
                 // SAFETY: as above; the instructions are this function's.
-                unsafe { lanes::accumulate::<$architecture>(task, output) }
+                unsafe { blocks::accumulate::<$architecture>(task, output) }
             }
         }
     )+};

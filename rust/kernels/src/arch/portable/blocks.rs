@@ -6,8 +6,8 @@ Any host has it, and Miri and the tests run the common loops through it.
 
 use core::array::from_fn;
 
-use crate::arch::generic::lanes::{self, Architecture, Convolution, Lanes, Product};
-use crate::lanes::Line;
+use crate::arch::generic::blocks::{self, Architecture, Convolution, Lanes, Product};
+use crate::blocks::Line;
 
 /// Plain Rust.
 pub(crate) enum Arrays {}
@@ -104,20 +104,20 @@ impl Product for Bytes {
     }
 }
 
-/// See [`lanes::convolve`].
+/// See [`blocks::convolve`].
 ///
 /// # Safety
 /// `task.reach()` is some number up to `task.plane.len()`.
 pub(crate) unsafe fn convolve(task: &Convolution<'_>, output: &mut [u32]) {
     // SAFETY: as above; arrays need no instructions.
-    unsafe { lanes::convolve::<Arrays, 1, 1>(task, output) }
+    unsafe { blocks::convolve::<Arrays, 1, 1>(task, output) }
 }
 
-/// See [`lanes::accumulate`].
+/// See [`blocks::accumulate`].
 ///
 /// # Safety
 /// As [`convolve`].
 pub(crate) unsafe fn accumulate(task: &Convolution<'_>, output: &mut [Line]) {
     // SAFETY: as above; arrays need no instructions.
-    unsafe { lanes::accumulate::<Arrays>(task, output) }
+    unsafe { blocks::accumulate::<Arrays>(task, output) }
 }

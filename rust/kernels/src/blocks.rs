@@ -3,7 +3,7 @@ Layers in the layout of the host: sixteen output channels in the lanes of a vect
 
 A `.cbn` file lays weights out for a core that takes one filter at a time. A host with vector instructions is
 several times faster with sixteen of them side by side, so it rewrites a layer when it loads a model, in memory
-alone: [`LanePlan::new`] says how much that takes, [`LanePlan::write`] fills it, and [`LaneLayer`] runs it. The
+alone: [`BlockPlan::new`] says how much that takes, [`BlockPlan::write`] fills it, and [`BlockLayer`] runs it. The
 outputs are those of the operator that it was made from, bit for bit.
 
 # What is written
@@ -36,7 +36,7 @@ For bytes, where q means `mul * q + add`, padding of 0 adds nothing to the produ
 
 use crate::ArgumentError;
 use crate::arch;
-use crate::arch::generic::lanes::{Convolution, LaneRules, ProductKind};
+use crate::arch::generic::blocks::{BlockRules, Convolution, ProductKind};
 use crate::bbconv2d::{BbConv2d, Padding};
 use crate::bbfc::{BbFc, Dense};
 use crate::bbpointwiseconv2d::BbPointwiseConv2d;
@@ -70,7 +70,7 @@ impl Line {
     pub const ZERO: Self = Self([0; LANES]);
 }
 
-/// An operator that there is a [`LanePlan`] for.
+/// An operator that there is a [`BlockPlan`] for.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Layer<'o, 'a> {
@@ -141,7 +141,7 @@ impl<'o, 'a> Layer<'o, 'a> {
 
 /// How a layer looks in lanes: sizes and positions, without the data.
 #[derive(Debug, Clone, Copy)]
-pub struct LanePlan {
+pub struct BlockPlan {
     product: ProductKind,
     factor: i32,
     input: Shape,
@@ -180,7 +180,7 @@ struct Sections {
     words: usize,
 }
 
-impl LanePlan {
+impl BlockPlan {
     /// The plan of a layer, or `None` where it would take more memory than it is worth: a border class for
     /// each pixel of a large plane, or padding many times the image.
     pub fn new(layer: Layer<'_, '_>) -> Option<Self> {
@@ -566,25 +566,25 @@ fn write_flips(rules: &Rules<'_>, flips: &mut [u32]) {
 
 /// A layer in lanes, ready to run.
 #[derive(Debug, Clone, Copy)]
-pub struct LaneLayer<'a> {
-    plan: &'a LanePlan,
+pub struct BlockLayer<'a> {
+    plan: &'a BlockPlan,
     lines: &'a [Line],
     words: &'a [u32],
 }
 
-impl<'a> LaneLayer<'a> {
-    /// `lines` and `words` are what [`LanePlan::write`] has filled.
+impl<'a> BlockLayer<'a> {
+    /// `lines` and `words` are what [`BlockPlan::write`] has filled.
     ///
     /// # Errors
     /// [`ArgumentError::Length`] naming the slice.
-    pub fn new(plan: &'a LanePlan, lines: &'a [Line], words: &'a [u32]) -> Result<Self, ArgumentError> {
+    pub fn new(plan: &'a BlockPlan, lines: &'a [Line], words: &'a [u32]) -> Result<Self, ArgumentError> {
         check_length("lines", plan.lines(), lines.len())?;
         check_length("words", plan.words(), words.len())?;
         Ok(Self { plan, lines, words })
     }
 
     /// Runs the layer. `input` holds bytes, or the bytes of packed words; `output` the packed plane; `plane`
-    /// [`plane_bytes`](LanePlan::plane_bytes) of scratch.
+    /// [`plane_bytes`](BlockPlan::plane_bytes) of scratch.
     ///
     /// # Errors
     /// [`ArgumentError::Length`] naming the slice; [`ArgumentError::Value`] for a layer without rules.
@@ -621,7 +621,7 @@ impl<'a> LaneLayer<'a> {
         let sections = plan.sections().unwrap_or_else(|| unreachable!("the lengths were checked"));
         let [stride_y, stride_x] = plan.sliding.map_or([1, 1], |sliding| sliding.window().strides);
         let row = plan.padded()[1] * plan.pixel_bytes();
-        let rules = |grid: Option<Grid>, lo: Range<usize>, hi: Range<usize>, flip: Range<usize>| LaneRules {
+        let rules = |grid: Option<Grid>, lo: Range<usize>, hi: Range<usize>, flip: Range<usize>| BlockRules {
             lo: &self.lines[lo],
             hi: &self.lines[hi],
             flip: &self.words[flip],

@@ -17,7 +17,7 @@ There is no border: the plane is padded, and what its padding adds to an accumul
     reason = "closures of iterators don't have the instructions of their caller"
 )]
 
-use crate::lanes::Line;
+use crate::blocks::Line;
 use crate::shape::Sliding;
 
 /// Sixteen lanes of 32 bits.
@@ -80,7 +80,7 @@ pub(crate) enum ProductKind {
 
 /// The rules of a layer in lanes: a line of each for a block of channels.
 #[derive(Clone, Copy)]
-pub(crate) struct LaneRules<'a> {
+pub(crate) struct BlockRules<'a> {
     pub(crate) lo: &'a [Line],
     pub(crate) hi: &'a [Line],
     /// As in the model: packed words, so that a block is half a word.
@@ -114,8 +114,8 @@ pub(crate) struct Convolution<'a> {
     pub(crate) row_bytes: usize,
     /// Bytes of `plane` from a window to the one on its right.
     pub(crate) column_bytes: usize,
-    pub(crate) rules: LaneRules<'a>,
-    pub(crate) veto: Option<LaneRules<'a>>,
+    pub(crate) rules: BlockRules<'a>,
+    pub(crate) veto: Option<BlockRules<'a>>,
     /// The fused pool on the convolution's plane, and its packed inversions.
     pub(crate) pool: Option<(Sliding, &'a [u32])>,
 }
@@ -399,7 +399,7 @@ unsafe fn rule_masks<P: Product, const PIXELS: usize, const BLOCKS: usize>(
 #[inline(always)]
 unsafe fn mask<V: Lanes>(
     task: &Convolution<'_>,
-    rules: &LaneRules<'_>,
+    rules: &BlockRules<'_>,
     conv_pixel: usize,
     out_pixel: usize,
     block: usize,
