@@ -143,6 +143,20 @@ $(FRAMEWORKS)/.done: pyproject.toml $(VENV)/.done
 test-frameworks: $(FRAMEWORKS)/.done $(NATIVE) ## Tests against real Larq on real TensorFlow
 	PYTHONPATH=python $(FRAMEWORKS)/bin/python -m pytest -q tests/frameworks
 
+.PHONY: test-cores
+test-cores: test-cores-aarch64 ## Tests of the kernels on other cores than this one's, emulated
+
+# Optimized: the emulator takes its time.
+AARCH64 = CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+
+.PHONY: test-cores-aarch64
+test-cores-aarch64:
+	scripts/aarch64.sh
+	scripts/rust-target.sh aarch64-unknown-linux-gnu
+	$(AARCH64) cargo test --release --target aarch64-unknown-linux-gnu --quiet \
+		-p cbin-nn-kernels -p cbin-nn-model --features cbin-nn-model/std
+
 $(VENV)/.docs: pyproject.toml $(VENV)/.done
 	$(BIN)/python scripts/requirements.py docs | $(BIN)/uv pip install --quiet --python $(BIN)/python -r -
 	touch $@

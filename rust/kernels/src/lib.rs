@@ -35,6 +35,9 @@ converted, and into the fixed-point [requantization](bbqfc::Requantization) of t
 #![no_std]
 #![deny(unsafe_code)]
 
+#[cfg(feature = "std")]
+extern crate std;
+
 mod arch;
 pub mod bbconv2d;
 pub mod bbdepthwiseconv2d;
@@ -42,6 +45,7 @@ pub mod bbfc;
 pub mod bbpointwiseconv2d;
 pub mod bbqfc;
 pub mod bits;
+pub mod blocks;
 pub mod bmaxpool2d;
 mod bytes;
 mod conv;
@@ -50,6 +54,7 @@ pub mod qbconv2d;
 pub mod qqconv2d;
 pub mod rule;
 pub mod shape;
+pub mod simd;
 
 pub use error::ArgumentError;
 
