@@ -2,7 +2,7 @@
 
     python scripts/test_wheel.py dist/cbin_nn-*.whl
 
-The wheel goes into a virtual environment of its own, which sees neither the source tree nor a Rust compiler, and
+The wheel goes into a virtual environment of its own, which sees neither the source tree nor a compiler, and
 its `cbin-nn` benches a model on an STM32F746 behind the tests' simulated probe.
 """
 

@@ -221,6 +221,24 @@ def test_attaching_under_reset_works_on_a_blank_board(
         np.testing.assert_array_equal(device.run(images), model.run(images))
 
 
+def test_attaching_under_reset_is_tried_again_after_a_normal_attach(
+    board: Simulated, model: cbin_nn.Model, images: np.ndarray
+) -> None:
+    """A chip that no debugger has ever touched may refuse the first time (probe-rs issue 4113)."""
+    seen = []
+
+    def refuse_once(command: str) -> None:
+        if command == "GZ1":
+            seen.append(command)
+            if len(seen) == 1:
+                raise ConnectionResetError
+
+    board.probe.command = refuse_once
+    with deploy.connect(DISCOVERY, model, probe=board.selector, under_reset=True) as device:
+        np.testing.assert_array_equal(device.run(images), model.run(images))
+    assert len(seen) == 2
+
+
 def test_the_emulated_board_takes_the_same_calls(model: cbin_nn.Model, images: np.ndarray) -> None:
     require("qemu-system-arm", available(), "apt-get install qemu-system-arm")
     assert deploy.flash(model, QEMU).simulated
@@ -252,6 +270,15 @@ def test_the_command_line_flashes_and_benches_through_a_probe(
     report = command("bench", str(tmp_path / "model.cbn"), *options, "--count", "3")
     assert (report["agree"], report["simulated"]) == (3, True)
     assert "cycles" not in report and "milliseconds" not in report
+
+
+def test_the_example_runs_on_the_board(board: Simulated) -> None:
+    example = Path(__file__).parent.parent / "examples" / "onboard_cifar10.py"
+    arguments = ["--board", DISCOVERY, "--probe", board.selector, "--count", "2"]
+    done = subprocess.run([sys.executable, example, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 images, 0 differing bytes" in done.stdout
+    assert "model: program" in done.stdout and "2 of 2 images" in done.stdout
 
 
 def test_progress_that_raises_ends_the_call_and_not_the_board(
@@ -406,14 +433,15 @@ def test_a_stuck_transport(moment: str, board: Simulated, model: cbin_nn.Model, 
             board.probe.answering.clear()
 
     if moment == "run":
-        with deploy.connect(DISCOVERY, model, probe=board.selector, timeout=2.0) as device:
+        deploy.flash(model, DISCOVERY, probe=board.selector)
+        with deploy.connect(DISCOVERY, model, probe=board.selector, timeout=5.0) as device:
             board.probe.answering.clear()
             with pytest.raises(errors.ProbeStuck, match=r"image 1 of 3.*unplug"):
                 device.run(images)
     else:
         board.probe.command = stuck
         where = {"attach": "attaching", "flash": "flashing the runner.*incomplete"}[moment]
-        fails(errors.ProbeStuck, f"{where}.*unplug", model, board.selector, timeout=2.0)
+        fails(errors.ProbeStuck, f"{where}.*unplug", model, board.selector, timeout=3.0)
     # The process goes on, with this very board once it answers again.
     board.probe.command = lambda command: None
     board.probe.answering.set()
@@ -504,21 +532,19 @@ def test_power_lost_before_the_model_is_touched_leaves_the_old_one(
     board: Simulated, model: cbin_nn.Model, other: cbin_nn.Model, images: np.ndarray
 ) -> None:
     deploy.flash(model, DISCOVERY, probe=board.selector)
-    # The connection goes with the first command of the algorithm, before the sector is erased.
     erased = len(board.chip.counts.erased)
-    seen = []
 
-    def lost(step: str, operation: str, done: int, total: int) -> None:
-        if (step, operation) == ("model", "erase") and not seen:
-            seen.append(step)
-            unplug_when(board, lambda command: True)
+    def algorithm_is_loaded(command: str) -> bool:
+        """A write below the runner's transport: nothing else goes there."""
+        return command.startswith("Hm") and 0x20000000 <= int(command[16:24], 16) < 0x20003000
 
-    fails(errors.ProbeLost, "flashing the model", other, board.selector, flash_progress=lost)
+    unplug_when(board, algorithm_is_loaded)
+    fails(errors.ProbeLost, "flashing the model", other, board.selector)
+    assert len(board.chip.counts.erased) == erased
     plug_in(board)
-    if len(board.chip.counts.erased) == erased:
-        with deploy.connect(DISCOVERY, probe=board.selector) as device:
-            assert device.model.sha256 == model.sha256
-            np.testing.assert_array_equal(device.run(images), model.run(images))
+    with deploy.connect(DISCOVERY, probe=board.selector) as device:
+        assert device.model.sha256 == model.sha256
+        np.testing.assert_array_equal(device.run(images), model.run(images))
     runs(other, board, images)
 
 
@@ -599,12 +625,49 @@ def test_a_fault_of_the_core_is_reported(board: Simulated, model: cbin_nn.Model,
 
 
 def test_a_silent_board(board: Simulated, model: cbin_nn.Model, images: np.ndarray) -> None:
-    with deploy.connect(DISCOVERY, model, probe=board.selector, timeout=2.0) as device:
+    deploy.flash(model, DISCOVERY, probe=board.selector)
+    with deploy.connect(DISCOVERY, model, probe=board.selector, timeout=5.0) as device:
         advance, board.chip.advance = board.chip.advance, lambda: None  # type: ignore[method-assign]
         with pytest.raises(errors.BoardTimeout, match=r"image 1 of 3.*no answer within"):
             device.run(images)
         board.chip.advance = advance  # type: ignore[method-assign]
     runs(model, board, images)
+
+
+def symbol(image: bytes, wanted: str) -> int:
+    """Value of a symbol in a little-endian 32-bit ELF file."""
+    sections, size, count = struct.unpack_from("<I", image, 32)[0], *struct.unpack_from("<2H", image, 46)
+    headers = [struct.unpack_from("<10I", image, sections + size * index) for index in range(count)]
+    (table,) = [header for header in headers if header[1] == 2]
+    strings = headers[table[6]][4]
+    for at in range(table[4], table[4] + table[5], 16):
+        name, value = struct.unpack_from("<2I", image, at)
+        if image[strings + name :].startswith(wanted.encode() + b"\0"):
+            return int(value)
+    raise KeyError(wanted)
+
+
+def test_a_panic_of_the_runner_is_reported(
+    board: Simulated, model: cbin_nn.Model, images: np.ndarray
+) -> None:
+    """Reaching `main` a second time is a panic of the very image that ships."""
+    main = symbol(deploy.runner_path(DISCOVERY).read_bytes(), "main")
+    with deploy.connect(DISCOVERY, model, probe=board.selector) as device:
+        panic = after_the_first_image(board, lambda: board.chip.set_register(15, main))
+        with pytest.raises(BoardError, match=r"image 2 of 3.*the runner panicked at .*\.rs:\d+") as caught:
+            device.run(images, progress=panic)
+        assert caught.value.slug == "runner-panicked"
+    runs(model, board, images)
+
+
+def test_every_fault_of_a_probe_or_board_has_a_class_of_its_own() -> None:
+    """Also the ones that no simulation can bring about: a device file that this user may not open."""
+    slugs = "several-probes probe-not-found probe-permission probe-lost probe-stuck probe-failed wrong-chip"
+    slugs += " read-protected flash-failed locked-up no-model not-ready board-timeout protocol-mismatch"
+    classes = {type(errors.board_error(slug, "what to do")) for slug in slugs.split()}
+    assert len(classes) == len(slugs.split())
+    assert all(issubclass(kind, BoardError) for kind in classes)
+    assert type(errors.board_error("probe-permission", "udev")) is errors.ProbePermission
 
 
 def test_a_panic_of_the_library_is_an_error(

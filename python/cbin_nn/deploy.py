@@ -313,6 +313,10 @@ class Device:
     def load(self, model: Model, *, flash_progress: FlashProgress | None = None) -> bool:
         """Write a model to the board, unless it is there already, and open it in place of the last one.
 
+        Args:
+            model: the model.
+            flash_progress: called while the board is flashed.
+
         Returns:
             True if it was written, False if the board held it.
 
@@ -369,7 +373,21 @@ class Device:
         count: int | None = None,
         progress: Progress | None = None,
     ) -> BenchReport:
-        """Run images and compare each output with the host's, byte for byte: see `bench`."""
+        """Run images and compare each output with the host's, byte for byte.
+
+        Args:
+            images: as for `run`; None draws 20 uint8 images `[N, H, W, C]` of our own.
+            labels: integers `[N]`, for the accuracy.
+            count: use only the first `count` images.
+            progress: called with (done, total) between images.
+
+        Returns:
+            Counts an operator and an image, memory, agreement.
+
+        Raises:
+            BoardError: the board or its probe failed, or no model is open.
+            InvalidArgument: images, labels or count are wrong.
+        """
         batch, truth = _batch(self.model, images, labels, count)
         return _report(self, batch, truth, progress)
 

@@ -308,7 +308,7 @@ pub enum DeployError {
     /// The probe is there, and this user may not use it.
     #[error(
         "{board}: this user may not use the debug probe {selector}; on Linux install the udev rules \
-         (docs/boards.md), then unplug the board and plug it in again"
+         (docs/boards.md), then unplug the board and plug it in again; a network probe may be behind a firewall"
     )]
     ProbePermission {
         /// The board's name.

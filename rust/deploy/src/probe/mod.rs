@@ -440,10 +440,13 @@ impl Attaching {
     fn attach(&self) -> Result<Session, DeployError> {
         if let Some(address) = network_address(&self.selector) {
             // The library says the same of a closed port as of a machine without a USB.
-            connect(address).map_err(|error| DeployError::ProbeNotFound {
-                board: self.board,
-                selector: self.selector.clone(),
-                reason: format!("nothing answers at {address}: {error}"),
+            let (board, selector) = (self.board, self.selector.clone());
+            connect(address).map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => DeployError::ProbePermission { board, selector },
+                _ => {
+                    let reason = format!("nothing answers at {address}: {error}");
+                    DeployError::ProbeNotFound { board, selector, reason }
+                }
             })?;
         }
         if !self.under_reset {
