@@ -3,16 +3,17 @@
     python scripts/bench_host.py [--model FILE.h5] [--data DIR] [--python ENGINE=PATH ...] [--record DIR]
 
 The network is a sequential Larq model. Ours is what `cbin_nn.convert` makes of it; the others get it as
-float32, with the weights' signs taken beforehand: ONNX (built here, node by node) for onnxruntime, functions for
-torch, the file itself for Keras, and the converted file for Larq Compute Engine. Each engine runs in a process
-of its own, which an interpreter of its own may serve (`--python torch=.venv-torch/bin/python`); one that can't
-be imported is left out and named. Images are handed over as each engine likes them best, before the clock
-starts.
+float32, with the weights' signs taken beforehand: ONNX (built here, node by node) for onnxruntime,
+functions for torch, the file itself for Keras, and the converted file for Larq Compute Engine. Each engine
+runs in a process of its own, which an interpreter of its own may serve (`--python torch=.venv-
+torch/bin/python`); one that can't be imported is left out and named. Images are handed over as each engine
+likes them best, before the clock starts.
 
-Every engine first tries its batch sizes on a part of the images. Then all engines take turns, round by round,
-each with its best batch size on all images, while the others wait: a ratio comes from one round, and the table
-shows the median of the rounds. Latencies are medians of single images. The processor time of an image tells how
-far other programs have disturbed the run: with one thread it is the inverse of images/s on an idle machine.
+Every engine first tries its batch sizes on a part of the images. Then all engines take turns, round by
+round, each with its best batch size on all images, while the others wait: a ratio comes from one round, and
+the table shows the median of the rounds. Latencies are medians of single images. The processor time of an
+image tells how far other programs have disturbed the run: with one thread it is the inverse of images/s on
+an idle machine.
 """
 
 from __future__ import annotations
@@ -285,7 +286,7 @@ class Worker:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
         environment["PYTHONPATH"] = str(ROOT / "python")
         command = [python, __file__, "--serve", engine, "--folder", str(folder), "--threads", str(threads)]
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -384,7 +385,7 @@ def prepare(source: Path, data: Path | None, folder: Path) -> str:
 
 def processor() -> tuple[str, list[str]]:
     """The CPU's name and those of its features that kernels here look at."""
-    known = "avx2 avx_vnni avx512f avx512bw avx512_vnni avx512_vpopcntdq asimd asimddp i8mm".split()
+    known = ["avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_vpopcntdq", "asimd", "asimddp"]
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
