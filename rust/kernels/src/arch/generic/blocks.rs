@@ -35,6 +35,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// Times `factor`, wrapping.
     unsafe fn scale(self, factor: i32) -> Self;
+    /// Bit i tells whether `self >= lo` in lane i, as signed numbers.
+    unsafe fn at_least(self, lo: Self) -> u32;
     /// Bit i tells whether `lo <= self <= hi` in lane i, as signed numbers.
     unsafe fn between(self, lo: Self, hi: Self) -> u32;
 }
@@ -89,6 +91,8 @@ pub(crate) struct BlockRules<'a> {
     pub(crate) per_conv: usize,
     /// 1 where they follow the output plane, else 0.
     pub(crate) per_output: usize,
+    /// 1 where corrections are folded into them, so that there is a line for each border class, else 0.
+    pub(crate) per_class: usize,
 }
 
 /// Everything that a run reads.
@@ -104,7 +108,7 @@ pub(crate) struct Convolution<'a> {
     pub(crate) blocks: usize,
     /// `acc = correction + factor * sum of products`.
     pub(crate) factor: i32,
-    /// `[border classes][blocks]`.
+    /// `[border classes][blocks]`; empty where they are folded into the rules.
     pub(crate) corrections: &'a [Line],
     /// Of each row of the convolution's plane: its border class times the classes of columns.
     pub(crate) row_classes: &'a [u32],
@@ -114,6 +118,9 @@ pub(crate) struct Convolution<'a> {
     pub(crate) row_bytes: usize,
     /// Bytes of `plane` from a window to the one on its right.
     pub(crate) column_bytes: usize,
+    /// `[border classes][blocks]`: the least sums whose bit is 1, where these are all there is to the rules; else
+    /// empty.
+    pub(crate) limits: &'a [Line],
     pub(crate) rules: BlockRules<'a>,
     pub(crate) veto: Option<BlockRules<'a>>,
     /// The fused pool on the convolution's plane, and its packed inversions.
@@ -134,7 +141,7 @@ impl Convolution<'_> {
         let class = self.row_classes[y] + self.column_classes[x];
         Position {
             window: y * self.row_bytes + x * self.column_bytes,
-            correction: class as usize * self.blocks,
+            class: class as usize * self.blocks,
             pixel: y * self.column_classes.len() + x,
         }
     }
@@ -146,7 +153,7 @@ struct Position {
     /// First byte of its window.
     window: usize,
     /// First line of its border class.
-    correction: usize,
+    class: usize,
     /// Its index.
     pixel: usize,
 }
@@ -317,7 +324,7 @@ impl<'a> PoolWindow<'a> {
             0 => (0, 0),
             _ => (from / self.taps.1, from % self.taps.1),
         };
-        let mut group = [Position { window: 0, correction: 0, pixel: 0 }; PIXELS];
+        let mut group = [Position { window: 0, class: 0, pixel: 0 }; PIXELS];
         for at in 0..PIXELS {
             if tap_y == self.taps.0 {
                 group[at] = group[at - 1];
@@ -354,9 +361,13 @@ unsafe fn pool_masks<P: Product, const PIXELS: usize, const BLOCKS: usize>(
                 let acc = accumulators[p][b];
                 // SAFETY: as above.
                 unsafe {
-                    any[b] |= mask(task, &task.rules, group[p].pixel, window.pixel, block + b, acc);
+                    if !task.limits.is_empty() {
+                        any[b] |= acc.at_least(P::Vector::load(&task.limits[group[p].class + block + b]));
+                        continue;
+                    }
+                    any[b] |= mask(task, &task.rules, group[p], window.pixel, block + b, acc);
                     if let Some(veto) = &task.veto {
-                        stop[b] |= mask(task, veto, group[p].pixel, window.pixel, block + b, acc);
+                        stop[b] |= mask(task, veto, group[p], window.pixel, block + b, acc);
                     }
                 }
             }
@@ -384,9 +395,14 @@ unsafe fn rule_masks<P: Product, const PIXELS: usize, const BLOCKS: usize>(
     let mut masks = [[0; BLOCKS]; PIXELS];
     for p in 0..PIXELS {
         for b in 0..BLOCKS {
-            let (pixel, acc) = (group[p].pixel, accumulators[p][b]);
+            let acc = accumulators[p][b];
             // SAFETY: as above.
-            masks[p][b] = unsafe { mask(task, &task.rules, pixel, pixel, block + b, acc) };
+            masks[p][b] = unsafe {
+                match task.limits.is_empty() {
+                    true => mask(task, &task.rules, group[p], group[p].pixel, block + b, acc),
+                    false => acc.at_least(P::Vector::load(&task.limits[group[p].class + block + b])),
+                }
+            };
         }
     }
     masks
@@ -400,20 +416,20 @@ unsafe fn rule_masks<P: Product, const PIXELS: usize, const BLOCKS: usize>(
 unsafe fn mask<V: Lanes>(
     task: &Convolution<'_>,
     rules: &BlockRules<'_>,
-    conv_pixel: usize,
+    at: Position,
     out_pixel: usize,
     block: usize,
     acc: V,
 ) -> u32 {
-    let pixel = rules.per_conv * conv_pixel + rules.per_output * out_pixel;
-    let line = pixel * task.blocks + block;
+    let pixel = rules.per_conv * at.pixel + rules.per_output * out_pixel;
+    let line = rules.per_class * at.class + pixel * task.blocks + block;
     let flips = rules.flip[pixel * task.blocks.div_ceil(2) + block / 2] >> (16 * (block % 2));
     // SAFETY: as above.
     let inside = unsafe { acc.between(V::load(&rules.lo[line]), V::load(&rules.hi[line])) };
     inside ^ (flips & 0xFFFF)
 }
 
-/// The accumulators of a group of pixels, for `BLOCKS` blocks of channels from `block` on.
+/// The accumulators (the sums of products, where corrections are folded) of a group of pixels, for `BLOCKS` blocks of channels from `block` on.
 ///
 /// # Safety
 /// As [`convolve`], and the positions come from [`Convolution::at`].
@@ -456,9 +472,12 @@ unsafe fn accumulators<P: Product, const PIXELS: usize, const BLOCKS: usize>(
             }
             first = end;
         }
+        if task.corrections.is_empty() {
+            return totals;
+        }
         for p in 0..PIXELS {
             for b in 0..BLOCKS {
-                let correction = P::Vector::load(&task.corrections[group[p].correction + block + b]);
+                let correction = P::Vector::load(&task.corrections[group[p].class + block + b]);
                 totals[p][b] = totals[p][b].scale(task.factor).add(correction);
             }
         }

@@ -52,6 +52,19 @@ impl Lanes for Vector {
     }
 
     #[inline(always)]
+    unsafe fn at_least(self, lo: Self) -> u32 {
+        let mut mask = 0;
+        for half in 0..2 {
+            // SAFETY: the caller has AVX2.
+            let below = unsafe {
+                _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(lo.0[half], self.0[half])))
+            };
+            mask |= (!below as u32 & 0xFF) << (8 * half);
+        }
+        mask
+    }
+
+    #[inline(always)]
     unsafe fn between(self, lo: Self, hi: Self) -> u32 {
         let mut mask = 0;
         for half in 0..2 {

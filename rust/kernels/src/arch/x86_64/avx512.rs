@@ -51,6 +51,12 @@ impl Lanes for Vector {
     }
 
     #[inline(always)]
+    unsafe fn at_least(self, lo: Self) -> u32 {
+        // SAFETY: the caller has AVX-512F.
+        u32::from(unsafe { _mm512_cmple_epi32_mask(lo.0, self.0) })
+    }
+
+    #[inline(always)]
     unsafe fn between(self, lo: Self, hi: Self) -> u32 {
         // SAFETY: the caller has AVX-512F.
         unsafe {
