@@ -45,10 +45,11 @@ use crate::ArgumentError;
 use crate::arch;
 use crate::arch::generic::blocks::{BlockRules, Convolution, ProductKind};
 use crate::bbconv2d::{BbConv2d, Padding};
+use crate::bbdepthwiseconv2d::BbDepthwiseConv2d;
 use crate::bbfc::{BbFc, Dense};
 use crate::bbpointwiseconv2d::BbPointwiseConv2d;
 use crate::bbqfc::BbqFc;
-use crate::bits::lane_mask;
+use crate::bits::{bit, lane_mask};
 use crate::conv::ConvLayer;
 use crate::error::check_length;
 use crate::qbconv2d::{Affine, QbConv2d};
@@ -89,6 +90,8 @@ pub enum Layer<'o, 'a> {
     BbConv2d(&'o BbConv2d<'a>),
     /// Packed input, 1-bit weights, 1 x 1 kernel.
     BbPointwiseConv2d(&'o BbPointwiseConv2d<'a>),
+    /// Packed input, 1-bit weights, one filter a channel.
+    BbDepthwiseConv2d(&'o BbDepthwiseConv2d<'a>),
     /// Fully connected to packed bits.
     BbFc(&'o BbFc<'a>),
     /// Fully connected to integers: its accumulators.
@@ -103,6 +106,7 @@ impl<'o, 'a> Layer<'o, 'a> {
             Self::QqConv2d(operator) => Ok(operator.layer()),
             Self::BbConv2d(operator) => Ok(operator.layer()),
             Self::BbPointwiseConv2d(operator) => Ok(operator.layer()),
+            Self::BbDepthwiseConv2d(operator) => Ok(operator.layer()),
             Self::BbFc(operator) => Err(operator.dense()),
             Self::BbqFc(operator) => Err(operator.dense()),
         }
@@ -126,6 +130,8 @@ impl<'o, 'a> Layer<'o, 'a> {
             Self::BbPointwiseConv2d(operator) => operator.filter_word(filter, at),
             Self::BbFc(operator) => operator.dense().filter(filter)[at],
             Self::BbqFc(operator) => operator.dense().filter(filter)[at],
+            // A tap is a word with one bit, the channel's.
+            Self::BbDepthwiseConv2d(operator) => u32::from(bit(operator.tap(at), filter)),
             Self::QbConv2d(_) | Self::QqConv2d(_) => 0,
         }
     }
@@ -216,9 +222,14 @@ impl BlockPlan {
         let (product, factor) = match layer {
             Layer::QbConv2d(operator) => (ProductKind::Signs, operator.affine().mul),
             Layer::QqConv2d(operator) => (ProductKind::Bytes, operator.affine().mul),
+            Layer::BbDepthwiseConv2d(_) => (ProductKind::Depthwise, -2),
             _ => (ProductKind::Differing, -2),
         };
-        let one_padding = matches!(layer, Layer::BbConv2d(operator) if operator.padding() == Padding::One);
+        let one_padding = match layer {
+            Layer::BbConv2d(operator) => operator.padding() == Padding::One,
+            Layer::BbDepthwiseConv2d(operator) => operator.padding() == Padding::One,
+            _ => false,
+        };
         let corrected = match layer {
             Layer::QbConv2d(operator) => operator.affine().add != 0,
             Layer::QqConv2d(operator) => operator.affine().add != 0,
@@ -268,7 +279,10 @@ impl BlockPlan {
                     plan.classes[axis] = class_of_each(sliding, axis, plan.conv[axis]).last()?.0 + 1;
                 }
             }
-            plan.taps = plan.runs().count() * plan.run_words();
+            plan.taps = match product {
+                ProductKind::Depthwise => sliding.window().taps(),
+                _ => plan.runs().count() * plan.run_words(),
+            };
         }
         if plan.rules == Some(Grid::Channel) && plan.veto.is_none_or(|grid| grid == Grid::Channel) {
             let one_sided = |channel| plan.one_sided(layer, channel).is_some();
@@ -282,6 +296,21 @@ impl BlockPlan {
         fits.then_some(plan)
     }
 
+    /// Channels that a filter sees.
+    fn depth(&self) -> usize {
+        if self.product == ProductKind::Depthwise { 1 } else { self.input.channels() }
+    }
+
+    /// Words of a tap in a filter.
+    fn tap_words(&self) -> usize {
+        if self.product == ProductKind::Depthwise { 1 } else { self.input.pixel_words() }
+    }
+
+    /// Whether bits are counted, by words or by channels.
+    fn counts_bits(&self) -> bool {
+        matches!(self.product, ProductKind::Differing | ProductKind::Depthwise)
+    }
+
     /// Taps of a window.
     fn window_taps(&self) -> usize {
         self.sliding.map_or(self.input.pixels(), |sliding| sliding.window().taps())
@@ -289,7 +318,7 @@ impl BlockPlan {
 
     /// A bound of the accumulators' size.
     fn bound(&self, layer: Layer<'_, '_>) -> i64 {
-        let products = (self.window_taps() * self.input.channels()) as i64;
+        let products = (self.window_taps() * self.depth()) as i64;
         let largest = |affine: &Affine| 255 * i64::from(affine.mul) + i64::from(affine.add).abs();
         match layer {
             Layer::QbConv2d(operator) => products * largest(&operator.affine()),
@@ -313,8 +342,7 @@ impl BlockPlan {
             (_, false, false, _) => return None,
         };
         // Differing bits count down.
-        let down = self.product == ProductKind::Differing;
-        let written = match down {
+        let written = match self.counts_bits() {
             true => Written { negated: sign == 1, lo: -FAR, hi: -limit },
             false => Written { negated: sign == -1, lo: limit, hi: FAR },
         };
@@ -360,8 +388,8 @@ impl BlockPlan {
 
     fn pixel_bytes(&self) -> usize {
         match self.product {
-            ProductKind::Differing => 4 * self.input.pixel_words(),
-            _ => self.input.channels(),
+            ProductKind::Differing | ProductKind::Depthwise => 4 * self.input.pixel_words(),
+            ProductKind::Signs | ProductKind::Bytes => self.input.channels(),
         }
     }
 
@@ -380,10 +408,10 @@ impl BlockPlan {
         let [height, width] = self.padded();
         let bytes = height.saturating_mul(width).saturating_mul(self.pixel_bytes());
         match self.product {
-            ProductKind::Differing if self.padding() == [0; 4] => 0,
-            ProductKind::Differing => bytes,
+            ProductKind::Differing | ProductKind::Depthwise if self.padding() == [0; 4] => 0,
+            ProductKind::Differing | ProductKind::Depthwise => bytes,
             // The last word of a run may begin with its last byte.
-            _ => bytes.saturating_add(3),
+            ProductKind::Signs | ProductKind::Bytes => bytes.saturating_add(3),
         }
     }
 
@@ -427,7 +455,7 @@ impl BlockPlan {
         self.run_bytes().div_ceil(4)
     }
 
-    /// The runs of a window: first tap, and first byte in the plane.
+    /// The runs of a window: first tap, and first byte in the plane. Each tap alone where a layer is depthwise.
     fn runs(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
         let (pixel, width) = (self.pixel_bytes(), self.padded()[1]);
         let pixels = if self.sliding.is_none() { self.input.pixels() } else { 0 };
@@ -435,7 +463,8 @@ impl BlockPlan {
         let window = self.sliding.map(|sliding| *sliding.window());
         let kernel = window.map_or([0; 2], |window| window.kernel);
         let [dilation_y, dilation_x] = window.map_or([1; 2], |window| window.dilation);
-        let columns = if dilation_x == 1 { 1 } else { kernel[1] };
+        let alone = dilation_x != 1 || self.product == ProductKind::Depthwise;
+        let columns = if alone { kernel[1] } else { 1 };
         let conv = (0..kernel[0]).flat_map(move |tap_y| {
             (0..columns).map(move |tap_x| {
                 let at = tap_y * dilation_y * width + tap_x * dilation_x;
@@ -562,7 +591,7 @@ impl BlockPlan {
     fn filter_word(&self, layer: Layer<'_, '_>, filter: usize, at: usize, negated: bool) -> u32 {
         let word = layer.filter_word(filter, at);
         match negated {
-            true => word ^ lane_mask(self.input.channels(), at % self.input.pixel_words()),
+            true => word ^ lane_mask(self.depth(), at % self.tap_words()),
             false => word,
         }
     }
@@ -570,6 +599,7 @@ impl BlockPlan {
     fn write_weights(&self, layer: Layer<'_, '_>, lines: &mut [Line], offsets: &mut [u32]) {
         let (run_bytes, run_words) = (self.run_bytes(), self.run_words());
         let input = self.input.channels();
+        let run_words = if self.product == ProductKind::Depthwise { 1 } else { run_words };
         for (offsets, (_, first)) in offsets.chunks_exact_mut(run_words).zip(self.runs()) {
             for (at, offset) in offsets.iter_mut().enumerate() {
                 *offset = (first + 4 * at) as u32;
@@ -579,6 +609,12 @@ impl BlockPlan {
             let (block, lane) = (channel / LANES, channel % LANES);
             let negated = self.written(layer, channel).negated;
             let filter = &mut lines[block * self.taps..(block + 1) * self.taps];
+            if self.product == ProductKind::Depthwise {
+                for (tap, line) in filter.iter_mut().enumerate() {
+                    line.0[0] |= self.filter_word(layer, channel, tap, negated) << lane;
+                }
+                continue;
+            }
             if self.product == ProductKind::Differing {
                 for (at, line) in filter.iter_mut().enumerate() {
                     line.0[lane] = self.filter_word(layer, channel, at, negated);
@@ -600,7 +636,7 @@ impl BlockPlan {
 
     /// See the head of this file.
     fn write_corrections(&self, layer: Layer<'_, '_>, lines: &mut [Line]) {
-        let channels = self.input.channels();
+        let channels = self.depth();
         let add = match layer {
             Layer::QbConv2d(operator) => Some(operator.affine().add),
             Layer::QqConv2d(operator) => Some(operator.affine().add),
@@ -629,7 +665,7 @@ impl BlockPlan {
                         if negated { -sum } else { sum }
                     }
                     None => {
-                        let words = self.input.pixel_words();
+                        let words = self.tap_words();
                         let set: u32 = (0..words)
                             .map(|w| self.filter_word(layer, filter, tap * words + w, negated).count_ones())
                             .sum();
@@ -806,6 +842,7 @@ impl<'a> BlockLayer<'a> {
             product: plan.product,
             plane,
             offsets: &self.words[sections.offsets],
+            word_bytes: if plan.product == ProductKind::Depthwise { plan.pixel_bytes() } else { 4 },
             weights: &self.lines[sections.weights],
             blocks: plan.blocks(),
             factor: plan.factor,

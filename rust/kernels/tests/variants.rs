@@ -325,10 +325,11 @@ proptest! {
         operator.check_contents().unwrap();
         let image = packed(&mut rng, shape.pixels(), channels);
         let mut scratch = vec![0xA5A5_A5A5; operator.scratch_words()];
-        let _ = variants_agree!(operator.output().words(), channels,
+        let expected = variants_agree!(operator.output().words(), channels,
             "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
             "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut scratch),
         );
+        blocks_agree(Layer::BbDepthwiseConv2d(&operator), &bytes_of(&image), &expected)?;
     }
 
     #[test]

@@ -45,6 +45,17 @@ impl Lanes for Vector {
     }
 
     #[inline(always)]
+    unsafe fn add_bits(self, bits: u32) -> Self {
+        const LANE: [u32; 4] = [1, 2, 4, 8];
+        // SAFETY: every AArch64 CPU has NEON; `LANE` is four words.
+        Self(from_fn(|i| unsafe {
+            // All ones, which is -1, where the bit is set.
+            let set = vtstq_u32(vdupq_n_u32(bits >> (4 * i)), vld1q_u32(LANE.as_ptr()));
+            vsubq_u32(self.0[i], set)
+        }))
+    }
+
+    #[inline(always)]
     unsafe fn at_least(self, lo: Self) -> u32 {
         // SAFETY: every AArch64 CPU has NEON.
         unsafe {

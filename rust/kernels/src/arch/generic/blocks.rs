@@ -35,6 +35,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// Times `factor`, wrapping.
     unsafe fn scale(self, factor: i32) -> Self;
+    /// Adds 1 where bit i of `bits` is set for lane i; higher bits are ignored.
+    unsafe fn add_bits(self, bits: u32) -> Self;
     /// Bit i tells whether `self >= lo` in lane i, as signed numbers.
     unsafe fn at_least(self, lo: Self) -> u32;
     /// Bit i tells whether `lo <= self <= hi` in lane i, as signed numbers.
@@ -72,12 +74,13 @@ pub(crate) trait Architecture {
     type Bytes: Product<Vector = Self::Vector>;
 }
 
-/// Which [`Product`] a layer takes.
+/// Which [`Product`] a layer takes; a depthwise one counts bits that differ channel by channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProductKind {
     Differing,
     Signs,
     Bytes,
+    Depthwise,
 }
 
 /// The rules of a layer in lanes: a line of each for a block of channels.
@@ -100,9 +103,12 @@ pub(crate) struct Convolution<'a> {
     pub(crate) product: ProductKind,
     /// The padded input.
     pub(crate) plane: &'a [u8],
-    /// Where in a window the words of a filter are, in bytes.
+    /// Where in a window the words of a filter are, in bytes; where a layer is depthwise, its pixels.
     pub(crate) offsets: &'a [u32],
-    /// `[blocks][words of a filter]`.
+    /// Bytes that are read from an offset on.
+    pub(crate) word_bytes: usize,
+    /// `[blocks][words of a filter]`; where a layer is depthwise, a tap's weights of a block are the lower half
+    /// of the first word.
     pub(crate) weights: &'a [Line],
     /// Blocks of sixteen output channels.
     pub(crate) blocks: usize,
@@ -132,8 +138,8 @@ impl Convolution<'_> {
     pub(crate) fn reach(&self) -> Option<usize> {
         let rows = self.row_classes.len().checked_sub(1)?.checked_mul(self.row_bytes)?;
         let columns = self.column_classes.len().checked_sub(1)?.checked_mul(self.column_bytes)?;
-        let window = self.offsets.iter().max().map_or(0, |&largest| largest as usize + size_of::<u32>());
-        rows.checked_add(columns)?.checked_add(window)
+        let window = self.offsets.iter().max().map_or(0, |&largest| largest as usize);
+        rows.checked_add(columns)?.checked_add(window)?.checked_add(self.word_bytes.max(size_of::<u32>()))
     }
 
     #[inline(always)]
@@ -173,6 +179,8 @@ pub(crate) unsafe fn convolve<A: Architecture, const PIXELS: usize, const BLOCKS
             ProductKind::Differing => convolve_with::<A::Differing, PIXELS, BLOCKS>(task, output),
             ProductKind::Signs => convolve_with::<A::Signs, PIXELS, BLOCKS>(task, output),
             ProductKind::Bytes => convolve_with::<A::Bytes, PIXELS, BLOCKS>(task, output),
+            // The product is not used.
+            ProductKind::Depthwise => convolve_with::<A::Differing, PIXELS, BLOCKS>(task, output),
         }
     }
 }
@@ -441,6 +449,10 @@ unsafe fn accumulators<P: Product, const PIXELS: usize, const BLOCKS: usize>(
 ) -> [[P::Vector; BLOCKS]; PIXELS] {
     let taps = task.offsets.len();
     let weights = &task.weights[block * taps..(block + BLOCKS) * taps];
+    if task.product == ProductKind::Depthwise {
+        // SAFETY: as above.
+        return unsafe { depthwise(task, group, block, weights) };
+    }
     // SAFETY: a window's first byte is in rows `row_classes.len()` and columns `column_classes.len()`, so that
     // the largest offset from it is within `reach`, and `reach` within the plane. `weights` has BLOCKS * taps
     // lines. The instructions are there, as above.
@@ -472,15 +484,61 @@ unsafe fn accumulators<P: Product, const PIXELS: usize, const BLOCKS: usize>(
             }
             first = end;
         }
-        if task.corrections.is_empty() {
-            return totals;
-        }
-        for p in 0..PIXELS {
-            for b in 0..BLOCKS {
-                let correction = P::Vector::load(&task.corrections[group[p].class + block + b]);
+        corrected(task, group, block, totals)
+    }
+}
+
+/// Sums made accumulators, where corrections are not folded into the rules.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+unsafe fn corrected<V: Lanes, const PIXELS: usize, const BLOCKS: usize>(
+    task: &Convolution<'_>,
+    group: &[Position; PIXELS],
+    block: usize,
+    mut totals: [[V; BLOCKS]; PIXELS],
+) -> [[V; BLOCKS]; PIXELS] {
+    if task.corrections.is_empty() {
+        return totals;
+    }
+    for p in 0..PIXELS {
+        for b in 0..BLOCKS {
+            // SAFETY: as above.
+            unsafe {
+                let correction = V::load(&task.corrections[group[p].class + block + b]);
                 totals[p][b] = totals[p][b].scale(task.factor).add(correction);
             }
         }
-        totals
+    }
+    totals
+}
+
+/// As [`accumulators`], where each channel has its own bit of the window's words.
+///
+/// # Safety
+/// As [`accumulators`].
+#[inline(always)]
+unsafe fn depthwise<V: Lanes, const PIXELS: usize, const BLOCKS: usize>(
+    task: &Convolution<'_>,
+    group: &[Position; PIXELS],
+    block: usize,
+    weights: &[Line],
+) -> [[V; BLOCKS]; PIXELS] {
+    let taps = task.offsets.len();
+    // SAFETY: as for `accumulators`; the words of a pixel are `word_bytes`, which `reach` counts in.
+    unsafe {
+        let mut totals = [[V::splat(0); BLOCKS]; PIXELS];
+        for b in 0..BLOCKS {
+            let (at, shift) = ((block + b) / 2 * size_of::<u32>(), 16 * ((block + b) % 2));
+            for (line, &offset) in weights[b * taps..(b + 1) * taps].iter().zip(task.offsets) {
+                for p in 0..PIXELS {
+                    let word = task.plane.as_ptr().add(group[p].window + offset as usize + at);
+                    let bits = word.cast::<u32>().read_unaligned() >> shift;
+                    totals[p][b] = totals[p][b].add_bits(bits ^ line.0[0]);
+                }
+            }
+        }
+        corrected(task, group, block, totals)
     }
 }
