@@ -103,6 +103,24 @@ demo: $(NATIVE) ## Convert, run on the host and on the emulated board, compare, 
 bench: $(NATIVE) $(RUNNER) emulator ## Instructions by layer of the demo model on the emulated board
 	$(BIN)/cbin-nn bench tests/fixtures/smallcifar.h5 --board $(BOARD) --count 20
 
+# Beside TensorFlow, what `make bench-host` compares with.
+$(FRAMEWORKS)/.bench: pyproject.toml $(FRAMEWORKS)/.done
+	$(BIN)/python scripts/requirements.py bench | \
+		$(BIN)/uv pip install --quiet --python $(FRAMEWORKS)/bin/python -r -
+	touch $@
+
+# torch is left out where no interpreter here has it: its wheels take gigabytes.
+bench_torch = $(firstword $(wildcard .venv-torch/bin/python $(FRAMEWORKS)/bin/python))
+.PHONY: bench-host
+bench-host: $(FRAMEWORKS)/.bench $(NATIVE) ## Images a second on this machine, beside onnxruntime, torch, Keras and Larq
+	@scripts/cifar10.sh $(BIN)/python build/cifar10
+	PYTHONPATH=python $(FRAMEWORKS)/bin/python scripts/bench_host.py --data build/cifar10 \
+		--python torch=$(bench_torch) --record bench/record
+
+.PHONY: bench-kernels
+bench-kernels: ## Time of each kernel with each set of instructions that this CPU has (criterion)
+	cargo bench -p cbin-nn-kernels --features std
+
 # ------------------------------------------------------------------------------------------------
 # Checks
 

@@ -11,7 +11,7 @@ outputs are those of the operator that it was made from, bit for bit.
 | lines | what |
 |---|---|
 | `[blocks][words of a filter]` | weights: lane i of block b is output channel 16 b + i |
-| `[border classes][blocks]` | what an accumulator is corrected by, see below |
+| `[border classes][blocks]` | what an accumulator is corrected by, see below, where it is not folded into the rules |
 | `[rule pixels][blocks]`, twice | `lo` and `hi` of the rules, then those of the veto |
 
 and as plain words: where in a window a filter's words are, the border class of each row and column, and the
@@ -32,19 +32,27 @@ acc = C * taps inside - 2 * (differing - sum over taps outside of (C + s) / 2)
 
 For bytes, where q means `mul * q + add`, padding of 0 adds nothing to the products, and
 `acc = mul * products + add * sum over taps inside of s`.
+
+# Folding
+
+Rules of one channel each, which nearly all layers have, are solved for the sum of products, once for each border
+class: what is left of correction, factor and rule is `lo <= sum <= hi`, with lines for each class ([`Fold`]).
+Where besides every channel's rule is one-sided and there is no veto, channels whose bit is 1 for small sums get
+their weights negated, and one comparison is left: `sum >= lo`.
 */
 
 use crate::ArgumentError;
 use crate::arch;
 use crate::arch::generic::blocks::{BlockRules, Convolution, ProductKind};
 use crate::bbconv2d::{BbConv2d, Padding};
+use crate::bbdepthwiseconv2d::BbDepthwiseConv2d;
 use crate::bbfc::{BbFc, Dense};
 use crate::bbpointwiseconv2d::BbPointwiseConv2d;
 use crate::bbqfc::BbqFc;
-use crate::bits::lane_mask;
+use crate::bits::{bit, lane_mask};
 use crate::conv::ConvLayer;
 use crate::error::check_length;
-use crate::qbconv2d::QbConv2d;
+use crate::qbconv2d::{Affine, QbConv2d};
 use crate::qqconv2d::QqConv2d;
 use crate::rule::{Grid, Rules};
 use crate::shape::{Shape, Sliding};
@@ -82,6 +90,8 @@ pub enum Layer<'o, 'a> {
     BbConv2d(&'o BbConv2d<'a>),
     /// Packed input, 1-bit weights, 1 x 1 kernel.
     BbPointwiseConv2d(&'o BbPointwiseConv2d<'a>),
+    /// Packed input, 1-bit weights, one filter a channel.
+    BbDepthwiseConv2d(&'o BbDepthwiseConv2d<'a>),
     /// Fully connected to packed bits.
     BbFc(&'o BbFc<'a>),
     /// Fully connected to integers: its accumulators.
@@ -96,6 +106,7 @@ impl<'o, 'a> Layer<'o, 'a> {
             Self::QqConv2d(operator) => Ok(operator.layer()),
             Self::BbConv2d(operator) => Ok(operator.layer()),
             Self::BbPointwiseConv2d(operator) => Ok(operator.layer()),
+            Self::BbDepthwiseConv2d(operator) => Ok(operator.layer()),
             Self::BbFc(operator) => Err(operator.dense()),
             Self::BbqFc(operator) => Err(operator.dense()),
         }
@@ -119,6 +130,8 @@ impl<'o, 'a> Layer<'o, 'a> {
             Self::BbPointwiseConv2d(operator) => operator.filter_word(filter, at),
             Self::BbFc(operator) => operator.dense().filter(filter)[at],
             Self::BbqFc(operator) => operator.dense().filter(filter)[at],
+            // A tap is a word with one bit, the channel's.
+            Self::BbDepthwiseConv2d(operator) => u32::from(bit(operator.tap(at), filter)),
             Self::QbConv2d(_) | Self::QqConv2d(_) => 0,
         }
     }
@@ -138,6 +151,27 @@ impl<'o, 'a> Layer<'o, 'a> {
         }
     }
 }
+
+/// How far correction and rules have been worked into limits of the sum of products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fold {
+    /// Not at all: rules differ from pixel to pixel, or there are none.
+    None,
+    /// To an interval of sums for each border class and channel.
+    Intervals,
+    /// To a lower limit, with some filters negated.
+    Limits,
+}
+
+/// A channel as it is written: whether its weights are negated, and the interval of its accumulator, then.
+struct Written {
+    negated: bool,
+    lo: i64,
+    hi: i64,
+}
+
+/// Beyond every accumulator.
+const FAR: i64 = 1 << 40;
 
 /// How a layer looks in lanes: sizes and positions, without the data.
 #[derive(Debug, Clone, Copy)]
@@ -160,6 +194,7 @@ pub struct BlockPlan {
     taps: usize,
     /// Border classes of rows and of columns.
     classes: [usize; 2],
+    fold: Fold,
 }
 
 /// Where the parts lie.
@@ -187,9 +222,14 @@ impl BlockPlan {
         let (product, factor) = match layer {
             Layer::QbConv2d(operator) => (ProductKind::Signs, operator.affine().mul),
             Layer::QqConv2d(operator) => (ProductKind::Bytes, operator.affine().mul),
+            Layer::BbDepthwiseConv2d(_) => (ProductKind::Depthwise, -2),
             _ => (ProductKind::Differing, -2),
         };
-        let one_padding = matches!(layer, Layer::BbConv2d(operator) if operator.padding() == Padding::One);
+        let one_padding = match layer {
+            Layer::BbConv2d(operator) => operator.padding() == Padding::One,
+            Layer::BbDepthwiseConv2d(operator) => operator.padding() == Padding::One,
+            _ => false,
+        };
         let corrected = match layer {
             Layer::QbConv2d(operator) => operator.affine().add != 0,
             Layer::QqConv2d(operator) => operator.affine().add != 0,
@@ -211,6 +251,7 @@ impl BlockPlan {
                 veto: None,
                 taps: dense.input().words(),
                 classes: [1, 1],
+                fold: Fold::None,
             },
             Ok(conv) => {
                 let sliding = *conv.geometry.sliding();
@@ -228,6 +269,7 @@ impl BlockPlan {
                     veto: layer.veto().map(Rules::grid),
                     taps: 0,
                     classes: [1, 1],
+                    fold: Fold::None,
                 }
             }
         };
@@ -237,7 +279,15 @@ impl BlockPlan {
                     plan.classes[axis] = class_of_each(sliding, axis, plan.conv[axis]).last()?.0 + 1;
                 }
             }
-            plan.taps = plan.runs().count() * plan.run_words();
+            plan.taps = match product {
+                ProductKind::Depthwise => sliding.window().taps(),
+                _ => plan.runs().count() * plan.run_words(),
+            };
+        }
+        if plan.rules == Some(Grid::Channel) && plan.veto.is_none_or(|grid| grid == Grid::Channel) {
+            let one_sided = |channel| plan.one_sided(layer, channel).is_some();
+            let limits = plan.veto.is_none() && (0..plan.output.channels()).all(one_sided);
+            plan.fold = if limits { Fold::Limits } else { Fold::Intervals };
         }
         let taps = plan.sliding.map_or(1, |sliding| sliding.window().taps());
         let steps = (plan.classes[0] * plan.classes[1]) as u64 * (taps * plan.output.channels()) as u64;
@@ -246,14 +296,100 @@ impl BlockPlan {
         fits.then_some(plan)
     }
 
+    /// Channels that a filter sees.
+    fn depth(&self) -> usize {
+        if self.product == ProductKind::Depthwise { 1 } else { self.input.channels() }
+    }
+
+    /// Words of a tap in a filter.
+    fn tap_words(&self) -> usize {
+        if self.product == ProductKind::Depthwise { 1 } else { self.input.pixel_words() }
+    }
+
+    /// Whether bits are counted, by words or by channels.
+    fn counts_bits(&self) -> bool {
+        matches!(self.product, ProductKind::Differing | ProductKind::Depthwise)
+    }
+
+    /// Taps of a window.
+    fn window_taps(&self) -> usize {
+        self.sliding.map_or(self.input.pixels(), |sliding| sliding.window().taps())
+    }
+
+    /// A bound of the accumulators' size.
+    fn bound(&self, layer: Layer<'_, '_>) -> i64 {
+        let products = (self.window_taps() * self.depth()) as i64;
+        let largest = |affine: &Affine| 255 * i64::from(affine.mul) + i64::from(affine.add).abs();
+        match layer {
+            Layer::QbConv2d(operator) => products * largest(&operator.affine()),
+            Layer::QqConv2d(operator) => products * 128 * largest(&operator.affine()),
+            _ => products,
+        }
+    }
+
+    /// The channel written so that its bit is 1 exactly for sums from some limit on, where that is possible.
+    fn one_sided(&self, layer: Layer<'_, '_>, channel: usize) -> Option<Written> {
+        let rule = layer.rules()?.get(0, channel);
+        let (lo, hi, bound) = (i64::from(rule.lo), i64::from(rule.hi), self.bound(layer));
+        // The bit is 1 where `sign * acc >= limit`.
+        let (sign, limit) = match (lo > hi, lo <= -bound, hi >= bound, rule.flip) {
+            (true, _, _, flip) => (1, if flip { -FAR } else { FAR }),
+            (_, true, true, flip) => (1, if flip { FAR } else { -FAR }),
+            (_, false, true, false) => (1, lo),
+            (_, false, true, true) => (-1, 1 - lo),
+            (_, true, false, false) => (-1, -hi),
+            (_, true, false, true) => (1, hi + 1),
+            (_, false, false, _) => return None,
+        };
+        // Differing bits count down.
+        let written = match self.counts_bits() {
+            true => Written { negated: sign == 1, lo: -FAR, hi: -limit },
+            false => Written { negated: sign == -1, lo: limit, hi: FAR },
+        };
+        // -128 has no negative in 8 bits.
+        let weights =
+            || (0..self.window_taps()).flat_map(|tap| (0..self.input.channels()).map(move |c| (tap, c)));
+        let fits = self.product != ProductKind::Bytes
+            || !written.negated
+            || weights().all(|(tap, c)| layer.byte(channel, tap, c) != i8::MIN);
+        fits.then_some(written)
+    }
+
+    /// A channel as it is written.
+    fn written(&self, layer: Layer<'_, '_>, channel: usize) -> Written {
+        let plain = || match layer.rules() {
+            Some(rules) if self.fold == Fold::Intervals => {
+                let rule = rules.get(0, channel);
+                Written { negated: false, lo: rule.lo.into(), hi: rule.hi.into() }
+            }
+            _ => Written { negated: false, lo: FAR, hi: -FAR },
+        };
+        match self.fold {
+            Fold::Limits => self.one_sided(layer, channel).unwrap_or_else(plain),
+            _ => plain(),
+        }
+    }
+
+    /// The interval of sums for an interval of accumulators.
+    fn sums(&self, correction: u32, lo: i64, hi: i64) -> (i32, i32) {
+        let (correction, factor) = (i64::from(correction as i32), i64::from(self.factor.abs()));
+        // `acc = correction + factor * sum`, and the factor is negative where bits are counted.
+        let (lo, hi) = match self.factor < 0 {
+            true => (correction - hi, correction - lo),
+            false => (lo - correction, hi - correction),
+        };
+        let within = |sum: i64| sum.clamp(i32::MIN.into(), i32::MAX.into()) as i32;
+        (within(-(-lo).div_euclid(factor)), within(hi.div_euclid(factor)))
+    }
+
     fn blocks(&self) -> usize {
         self.output.channels().div_ceil(LANES)
     }
 
     fn pixel_bytes(&self) -> usize {
         match self.product {
-            ProductKind::Differing => 4 * self.input.pixel_words(),
-            _ => self.input.channels(),
+            ProductKind::Differing | ProductKind::Depthwise => 4 * self.input.pixel_words(),
+            ProductKind::Signs | ProductKind::Bytes => self.input.channels(),
         }
     }
 
@@ -272,10 +408,10 @@ impl BlockPlan {
         let [height, width] = self.padded();
         let bytes = height.saturating_mul(width).saturating_mul(self.pixel_bytes());
         match self.product {
-            ProductKind::Differing if self.padding() == [0; 4] => 0,
-            ProductKind::Differing => bytes,
+            ProductKind::Differing | ProductKind::Depthwise if self.padding() == [0; 4] => 0,
+            ProductKind::Differing | ProductKind::Depthwise => bytes,
             // The last word of a run may begin with its last byte.
-            _ => bytes.saturating_add(3),
+            ProductKind::Signs | ProductKind::Bytes => bytes.saturating_add(3),
         }
     }
 
@@ -319,7 +455,7 @@ impl BlockPlan {
         self.run_bytes().div_ceil(4)
     }
 
-    /// The runs of a window: first tap, and first byte in the plane.
+    /// The runs of a window: first tap, and first byte in the plane. Each tap alone where a layer is depthwise.
     fn runs(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
         let (pixel, width) = (self.pixel_bytes(), self.padded()[1]);
         let pixels = if self.sliding.is_none() { self.input.pixels() } else { 0 };
@@ -327,7 +463,8 @@ impl BlockPlan {
         let window = self.sliding.map(|sliding| *sliding.window());
         let kernel = window.map_or([0; 2], |window| window.kernel);
         let [dilation_y, dilation_x] = window.map_or([1; 2], |window| window.dilation);
-        let columns = if dilation_x == 1 { 1 } else { kernel[1] };
+        let alone = dilation_x != 1 || self.product == ProductKind::Depthwise;
+        let columns = if alone { kernel[1] } else { 1 };
         let conv = (0..kernel[0]).flat_map(move |tap_y| {
             (0..columns).map(move |tap_x| {
                 let at = tap_y * dilation_y * width + tap_x * dilation_x;
@@ -357,9 +494,17 @@ impl BlockPlan {
             Some(start..lines)
         };
         let weights = line(blocks.checked_mul(self.taps))?;
-        let corrections = line((self.classes[0] * self.classes[1]).checked_mul(blocks))?;
-        let (lo, hi) = (line(rules.checked_mul(blocks))?, line(rules.checked_mul(blocks))?);
-        let (veto_lo, veto_hi) = (line(veto.checked_mul(blocks))?, line(veto.checked_mul(blocks))?);
+        let classes = self.classes[0] * self.classes[1];
+        let (unfolded, rule_lines, veto_lines, flips) = match self.fold {
+            Fold::None => (classes, [rules; 2], veto, rules),
+            Fold::Intervals => (0, [classes; 2], if veto == 0 { 0 } else { classes }, rules),
+            Fold::Limits => (0, [classes, 0], 0, 0),
+        };
+        let corrections = line(unfolded.checked_mul(blocks))?;
+        let lo = line(rule_lines[0].checked_mul(blocks))?;
+        let hi = line(rule_lines[1].checked_mul(blocks))?;
+        let (veto_lo, veto_hi) =
+            (line(veto_lines.checked_mul(blocks))?, line(veto_lines.checked_mul(blocks))?);
         let mut word = |count: usize| {
             let start = plain;
             plain = start + count;
@@ -375,7 +520,7 @@ impl BlockPlan {
             offsets: word(self.taps),
             row_classes: word(self.conv[0]),
             column_classes: word(self.conv[1]),
-            flip: word(rules * words),
+            flip: word(flips * words),
             veto_flip: word(veto * words),
             invert: word(if self.pool.is_some() { words } else { 0 }),
             lines,
@@ -399,11 +544,10 @@ impl BlockPlan {
         check_length("words", sections.words, words.len())?;
         lines.fill(Line::ZERO);
         words.fill(0);
-        self.write_weights(layer, &mut lines[sections.weights], &mut words[sections.offsets]);
-        self.write_corrections(layer, &mut lines[sections.corrections]);
+        self.write_weights(layer, &mut lines[sections.weights.clone()], &mut words[sections.offsets.clone()]);
         if let Some(sliding) = self.sliding.as_ref().filter(|_| self.classes != [1, 1]) {
             for (axis, section, factor) in
-                [(0, sections.row_classes, self.classes[1]), (1, sections.column_classes, 1)]
+                [(0, sections.row_classes.clone(), self.classes[1]), (1, sections.column_classes.clone(), 1)]
             {
                 let classes = class_of_each(sliding, axis, self.conv[axis]);
                 for (word, (class, _)) in words[section].iter_mut().zip(classes) {
@@ -411,15 +555,29 @@ impl BlockPlan {
                 }
             }
         }
-        if let Some(rules) = layer.rules() {
-            self.write_rules(rules, &mut lines[sections.lo], |interval| interval.0, i32::MAX);
-            self.write_rules(rules, &mut lines[sections.hi], |interval| interval.1, i32::MIN);
-            write_flips(rules, &mut words[sections.flip]);
+        match self.fold {
+            Fold::None => {
+                self.write_corrections(layer, &mut lines[sections.corrections]);
+                let empty = (i32::MAX, i32::MIN);
+                if let Some(rules) = layer.rules() {
+                    self.write_rules(rules, &mut lines[sections.lo], |interval| interval.unwrap_or(empty).0);
+                    self.write_rules(rules, &mut lines[sections.hi], |interval| interval.unwrap_or(empty).1);
+                }
+                if let Some(veto) = layer.veto() {
+                    self.write_rules(veto, &mut lines[sections.veto_lo], |interval| {
+                        interval.unwrap_or(empty).0
+                    });
+                    self.write_rules(veto, &mut lines[sections.veto_hi], |interval| {
+                        interval.unwrap_or(empty).1
+                    });
+                }
+            }
+            Fold::Intervals | Fold::Limits => self.write_folded(layer, lines, &sections),
         }
-        if let Some(veto) = layer.veto() {
-            self.write_rules(veto, &mut lines[sections.veto_lo], |interval| interval.0, i32::MAX);
-            self.write_rules(veto, &mut lines[sections.veto_hi], |interval| interval.1, i32::MIN);
-            write_flips(veto, &mut words[sections.veto_flip]);
+        for (rules, section) in [(layer.rules(), sections.flip), (layer.veto(), sections.veto_flip)] {
+            if let Some(rules) = rules.filter(|_| !section.is_empty()) {
+                write_flips(rules, &mut words[section]);
+            }
         }
         if let Ok(ConvLayer { pool: Some(pool), .. }) = layer.conv() {
             for (word, invert) in words[sections.invert].iter_mut().enumerate() {
@@ -429,25 +587,44 @@ impl BlockPlan {
         Ok(())
     }
 
+    /// Word `at` of a packed filter, as it is written.
+    fn filter_word(&self, layer: Layer<'_, '_>, filter: usize, at: usize, negated: bool) -> u32 {
+        let word = layer.filter_word(filter, at);
+        match negated {
+            true => word ^ lane_mask(self.depth(), at % self.tap_words()),
+            false => word,
+        }
+    }
+
     fn write_weights(&self, layer: Layer<'_, '_>, lines: &mut [Line], offsets: &mut [u32]) {
         let (run_bytes, run_words) = (self.run_bytes(), self.run_words());
         let input = self.input.channels();
-        for (at, offset) in offsets.iter_mut().enumerate() {
-            let Some((_, first)) = self.runs().nth(at / run_words) else { continue };
-            *offset = (first + 4 * (at % run_words)) as u32;
+        let run_words = if self.product == ProductKind::Depthwise { 1 } else { run_words };
+        for (offsets, (_, first)) in offsets.chunks_exact_mut(run_words).zip(self.runs()) {
+            for (at, offset) in offsets.iter_mut().enumerate() {
+                *offset = (first + 4 * at) as u32;
+            }
         }
         for channel in 0..self.output.channels() {
             let (block, lane) = (channel / LANES, channel % LANES);
+            let negated = self.written(layer, channel).negated;
             let filter = &mut lines[block * self.taps..(block + 1) * self.taps];
+            if self.product == ProductKind::Depthwise {
+                for (tap, line) in filter.iter_mut().enumerate() {
+                    line.0[0] |= self.filter_word(layer, channel, tap, negated) << lane;
+                }
+                continue;
+            }
             if self.product == ProductKind::Differing {
                 for (at, line) in filter.iter_mut().enumerate() {
-                    line.0[lane] = layer.filter_word(channel, at);
+                    line.0[lane] = self.filter_word(layer, channel, at, negated);
                 }
                 continue;
             }
             for (run, (first_tap, _)) in self.runs().enumerate() {
                 for byte in 0..run_bytes {
                     let weight = layer.byte(channel, first_tap + byte / input, byte % input);
+                    let weight = if negated { -weight } else { weight };
                     let line = &mut filter[run * run_words + byte / 4];
                     let mut bytes = line.0[lane].to_ne_bytes();
                     bytes[byte % 4] = weight as u8;
@@ -459,20 +636,18 @@ impl BlockPlan {
 
     /// See the head of this file.
     fn write_corrections(&self, layer: Layer<'_, '_>, lines: &mut [Line]) {
-        let channels = self.input.channels();
+        let channels = self.depth();
         let add = match layer {
             Layer::QbConv2d(operator) => Some(operator.affine().add),
             Layer::QqConv2d(operator) => Some(operator.affine().add),
             _ => None,
         };
-        let taps = match &self.sliding {
-            None => self.input.pixels(),
-            Some(sliding) => sliding.window().taps(),
-        };
+        let taps = self.window_taps();
         let classes = self.classes[0] * self.classes[1];
         let blocks = self.blocks();
         for filter in 0..self.output.channels() {
             let (block, lane) = (filter / LANES, filter % LANES);
+            let negated = self.written(layer, filter).negated;
             if add.is_none() {
                 for class in 0..classes {
                     lines[class * blocks + block].0[lane] = (channels * taps) as u32;
@@ -485,11 +660,15 @@ impl BlockPlan {
             let columns = sliding.window().kernel[1];
             for tap in 0..taps {
                 let sum: i32 = match add {
-                    Some(_) => (0..channels).map(|c| i32::from(layer.byte(filter, tap, c))).sum(),
+                    Some(_) => {
+                        let sum: i32 = (0..channels).map(|c| i32::from(layer.byte(filter, tap, c))).sum();
+                        if negated { -sum } else { sum }
+                    }
                     None => {
-                        let words = self.input.pixel_words();
-                        let set: u32 =
-                            (0..words).map(|w| layer.filter_word(filter, tap * words + w).count_ones()).sum();
+                        let words = self.tap_words();
+                        let set: u32 = (0..words)
+                            .map(|w| self.filter_word(layer, filter, tap * words + w, negated).count_ones())
+                            .sum();
                         2 * set as i32 - channels as i32
                     }
                 };
@@ -510,21 +689,50 @@ impl BlockPlan {
         }
     }
 
-    /// `empty` is for lanes without a channel: the lower bound above the upper one.
-    fn write_rules(
-        &self,
-        rules: &Rules<'_>,
-        lines: &mut [Line],
-        part: impl Fn((i32, i32)) -> i32,
-        empty: i32,
-    ) {
+    /// Limits of sums: see the head of this file.
+    fn write_folded(&self, layer: Layer<'_, '_>, lines: &mut [Line], sections: &Sections) {
+        // The corrections go where the lower limits replace them.
+        self.write_corrections(layer, &mut lines[sections.lo.clone()]);
+        for at in 0..sections.lo.len() {
+            for lane in 0..LANES {
+                let channel = at % self.blocks() * LANES + lane;
+                let exists = channel < self.output.channels();
+                let correction = lines[sections.lo.start + at].0[lane];
+                // A lane without a channel gets the empty interval.
+                let (lo, hi) = match exists {
+                    true => {
+                        let written = self.written(layer, channel);
+                        self.sums(correction, written.lo, written.hi)
+                    }
+                    false => (i32::MAX, i32::MIN),
+                };
+                lines[sections.lo.start + at].0[lane] = lo as u32;
+                if !sections.hi.is_empty() {
+                    lines[sections.hi.start + at].0[lane] = hi as u32;
+                }
+                if let Some(veto) = layer.veto() {
+                    let (lo, hi) = match exists {
+                        true => {
+                            let rule = veto.get(0, channel);
+                            self.sums(correction, rule.lo.into(), rule.hi.into())
+                        }
+                        false => (i32::MAX, i32::MIN),
+                    };
+                    lines[sections.veto_lo.start + at].0[lane] = lo as u32;
+                    lines[sections.veto_hi.start + at].0[lane] = hi as u32;
+                }
+            }
+        }
+    }
+
+    /// `part` of the interval of each channel; of `None` in a lane without one.
+    fn write_rules(&self, rules: &Rules<'_>, lines: &mut [Line], part: impl Fn(Option<(i32, i32)>) -> i32) {
         for (pixel, lines) in lines.chunks_exact_mut(self.blocks()).enumerate() {
             let (lo, hi) = rules.intervals(pixel);
             for (block, line) in lines.iter_mut().enumerate() {
                 for (lane, value) in line.0.iter_mut().enumerate() {
                     let channel = block * LANES + lane;
-                    let interval = lo.get(channel).zip(hi.get(channel));
-                    *value = interval.map_or(empty, |(&lo, &hi)| part((lo, hi))) as u32;
+                    *value = part(lo.get(channel).copied().zip(hi.get(channel).copied())) as u32;
                 }
             }
         }
@@ -627,12 +835,14 @@ impl<'a> BlockLayer<'a> {
             flip: &self.words[flip],
             per_conv: usize::from(grid == Some(Grid::Conv)),
             per_output: usize::from(grid == Some(Grid::Output)),
+            per_class: usize::from(plan.fold != Fold::None),
         };
         let veto = rules(plan.veto, sections.veto_lo, sections.veto_hi, sections.veto_flip);
         Convolution {
             product: plan.product,
             plane,
             offsets: &self.words[sections.offsets],
+            word_bytes: if plan.product == ProductKind::Depthwise { plan.pixel_bytes() } else { 4 },
             weights: &self.lines[sections.weights],
             blocks: plan.blocks(),
             factor: plan.factor,
@@ -641,6 +851,7 @@ impl<'a> BlockLayer<'a> {
             column_classes: &self.words[sections.column_classes],
             row_bytes: stride_y * row,
             column_bytes: stride_x * plan.pixel_bytes(),
+            limits: if plan.fold == Fold::Limits { &self.lines[sections.lo.clone()] } else { &[] },
             rules: rules(plan.rules, sections.lo, sections.hi, sections.flip),
             veto: plan.veto.map(|_| veto),
             pool: plan.pool.map(|pool| (pool, &self.words[sections.invert])),

@@ -29,6 +29,8 @@ Each operator is a struct that is validated when it is built, with two ways to r
 written as the definition reads, and `optimized`. They agree bit for bit on every input, which one shared
 test macro (`tests/variants.rs`) checks.
 
+A host with vector instructions ([`simd`]) runs layers rewritten for them ([`blocks`]), with the same outputs.
+
 BatchNorm, PReLU, bias and scale never appear here: they are folded into integer [`rule`]s when a model is
 converted, and into the fixed-point [requantization](bbqfc::Requantization) of the last layer.
 */

@@ -210,7 +210,8 @@ fn block_layer<'o, 'a>(operator: &'o Operator<'a>) -> Option<Layer<'o, 'a>> {
         Operator::BbPointwiseConv2d(operator, _) => Some(Layer::BbPointwiseConv2d(operator)),
         Operator::BbFc(operator, _) => Some(Layer::BbFc(operator)),
         Operator::BbqFc(operator, ..) => Some(Layer::BbqFc(operator)),
-        Operator::BbDepthwiseConv2d(_) | Operator::BMaxPool2d(_) => None,
+        Operator::BbDepthwiseConv2d(operator) => Some(Layer::BbDepthwiseConv2d(operator)),
+        Operator::BMaxPool2d(_) => None,
     }
 }
 

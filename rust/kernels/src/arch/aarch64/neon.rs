@@ -45,21 +45,48 @@ impl Lanes for Vector {
     }
 
     #[inline(always)]
-    unsafe fn between(self, lo: Self, hi: Self) -> u32 {
-        // SAFETY: every AArch64 CPU has NEON; `LANE` is sixteen bytes.
+    unsafe fn add_bits(self, bits: u32) -> Self {
+        const LANE: [u32; 4] = [1, 2, 4, 8];
+        // SAFETY: every AArch64 CPU has NEON; `LANE` is four words.
+        Self(from_fn(|i| unsafe {
+            // All ones, which is -1, where the bit is set.
+            let set = vtstq_u32(vdupq_n_u32(bits >> (4 * i)), vld1q_u32(LANE.as_ptr()));
+            vsubq_u32(self.0[i], set)
+        }))
+    }
+
+    #[inline(always)]
+    unsafe fn at_least(self, lo: Self) -> u32 {
+        // SAFETY: every AArch64 CPU has NEON.
         unsafe {
-            let inside: [uint16x4_t; 4] = from_fn(|i| {
+            mask(from_fn(|i| vcgeq_s32(vreinterpretq_s32_u32(self.0[i]), vreinterpretq_s32_u32(lo.0[i]))))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn between(self, lo: Self, hi: Self) -> u32 {
+        // SAFETY: every AArch64 CPU has NEON.
+        unsafe {
+            mask(from_fn(|i| {
                 let acc = vreinterpretq_s32_u32(self.0[i]);
                 let above = vcgeq_s32(acc, vreinterpretq_s32_u32(lo.0[i]));
-                vmovn_u32(vandq_u32(above, vcleq_s32(acc, vreinterpretq_s32_u32(hi.0[i]))))
-            });
-            let lower = vmovn_u16(vcombine_u16(inside[0], inside[1]));
-            let upper = vmovn_u16(vcombine_u16(inside[2], inside[3]));
-            // Each byte keeps the bit of its lane; adding up the bytes of a half gives eight bits of mask.
-            const LANE: [u8; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
-            let lane = vld1_u8(LANE.as_ptr());
-            u32::from(vaddv_u8(vand_u8(lower, lane))) | u32::from(vaddv_u8(vand_u8(upper, lane))) << 8
+                vandq_u32(above, vcleq_s32(acc, vreinterpretq_s32_u32(hi.0[i])))
+            }))
         }
+    }
+}
+
+/// One bit for each lane, which is all ones or 0.
+#[inline(always)]
+unsafe fn mask(lanes: [uint32x4_t; 4]) -> u32 {
+    // Each byte keeps the bit of its lane; adding up the bytes of a half gives eight bits of mask.
+    const LANE: [u8; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
+    // SAFETY: every AArch64 CPU has NEON; `LANE` is eight bytes.
+    unsafe {
+        let [a, b, c, d] = lanes.map(|four| vmovn_u32(four));
+        let (lower, upper) = (vmovn_u16(vcombine_u16(a, b)), vmovn_u16(vcombine_u16(c, d)));
+        let lane = vld1_u8(LANE.as_ptr());
+        u32::from(vaddv_u8(vand_u8(lower, lane))) | u32::from(vaddv_u8(vand_u8(upper, lane))) << 8
     }
 }
 

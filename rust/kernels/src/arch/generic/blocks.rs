@@ -35,6 +35,10 @@ pub(crate) trait Lanes: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// Times `factor`, wrapping.
     unsafe fn scale(self, factor: i32) -> Self;
+    /// Adds 1 where bit i of `bits` is set for lane i; higher bits are ignored.
+    unsafe fn add_bits(self, bits: u32) -> Self;
+    /// Bit i tells whether `self >= lo` in lane i, as signed numbers.
+    unsafe fn at_least(self, lo: Self) -> u32;
     /// Bit i tells whether `lo <= self <= hi` in lane i, as signed numbers.
     unsafe fn between(self, lo: Self, hi: Self) -> u32;
 }
@@ -70,12 +74,13 @@ pub(crate) trait Architecture {
     type Bytes: Product<Vector = Self::Vector>;
 }
 
-/// Which [`Product`] a layer takes.
+/// Which [`Product`] a layer takes; a depthwise one counts bits that differ channel by channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProductKind {
     Differing,
     Signs,
     Bytes,
+    Depthwise,
 }
 
 /// The rules of a layer in lanes: a line of each for a block of channels.
@@ -89,6 +94,8 @@ pub(crate) struct BlockRules<'a> {
     pub(crate) per_conv: usize,
     /// 1 where they follow the output plane, else 0.
     pub(crate) per_output: usize,
+    /// 1 where corrections are folded into them, so that there is a line for each border class, else 0.
+    pub(crate) per_class: usize,
 }
 
 /// Everything that a run reads.
@@ -96,15 +103,18 @@ pub(crate) struct Convolution<'a> {
     pub(crate) product: ProductKind,
     /// The padded input.
     pub(crate) plane: &'a [u8],
-    /// Where in a window the words of a filter are, in bytes.
+    /// Where in a window the words of a filter are, in bytes; where a layer is depthwise, its pixels.
     pub(crate) offsets: &'a [u32],
-    /// `[blocks][words of a filter]`.
+    /// Bytes that are read from an offset on.
+    pub(crate) word_bytes: usize,
+    /// `[blocks][words of a filter]`; where a layer is depthwise, a tap's weights of a block are the lower half
+    /// of the first word.
     pub(crate) weights: &'a [Line],
     /// Blocks of sixteen output channels.
     pub(crate) blocks: usize,
     /// `acc = correction + factor * sum of products`.
     pub(crate) factor: i32,
-    /// `[border classes][blocks]`.
+    /// `[border classes][blocks]`; empty where they are folded into the rules.
     pub(crate) corrections: &'a [Line],
     /// Of each row of the convolution's plane: its border class times the classes of columns.
     pub(crate) row_classes: &'a [u32],
@@ -114,6 +124,9 @@ pub(crate) struct Convolution<'a> {
     pub(crate) row_bytes: usize,
     /// Bytes of `plane` from a window to the one on its right.
     pub(crate) column_bytes: usize,
+    /// `[border classes][blocks]`: the least sums whose bit is 1, where these are all there is to the rules; else
+    /// empty.
+    pub(crate) limits: &'a [Line],
     pub(crate) rules: BlockRules<'a>,
     pub(crate) veto: Option<BlockRules<'a>>,
     /// The fused pool on the convolution's plane, and its packed inversions.
@@ -125,8 +138,8 @@ impl Convolution<'_> {
     pub(crate) fn reach(&self) -> Option<usize> {
         let rows = self.row_classes.len().checked_sub(1)?.checked_mul(self.row_bytes)?;
         let columns = self.column_classes.len().checked_sub(1)?.checked_mul(self.column_bytes)?;
-        let window = self.offsets.iter().max().map_or(0, |&largest| largest as usize + size_of::<u32>());
-        rows.checked_add(columns)?.checked_add(window)
+        let window = self.offsets.iter().max().map_or(0, |&largest| largest as usize);
+        rows.checked_add(columns)?.checked_add(window)?.checked_add(self.word_bytes.max(size_of::<u32>()))
     }
 
     #[inline(always)]
@@ -134,7 +147,7 @@ impl Convolution<'_> {
         let class = self.row_classes[y] + self.column_classes[x];
         Position {
             window: y * self.row_bytes + x * self.column_bytes,
-            correction: class as usize * self.blocks,
+            class: class as usize * self.blocks,
             pixel: y * self.column_classes.len() + x,
         }
     }
@@ -146,7 +159,7 @@ struct Position {
     /// First byte of its window.
     window: usize,
     /// First line of its border class.
-    correction: usize,
+    class: usize,
     /// Its index.
     pixel: usize,
 }
@@ -166,6 +179,8 @@ pub(crate) unsafe fn convolve<A: Architecture, const PIXELS: usize, const BLOCKS
             ProductKind::Differing => convolve_with::<A::Differing, PIXELS, BLOCKS>(task, output),
             ProductKind::Signs => convolve_with::<A::Signs, PIXELS, BLOCKS>(task, output),
             ProductKind::Bytes => convolve_with::<A::Bytes, PIXELS, BLOCKS>(task, output),
+            // The product is not used.
+            ProductKind::Depthwise => convolve_with::<A::Differing, PIXELS, BLOCKS>(task, output),
         }
     }
 }
@@ -317,7 +332,7 @@ impl<'a> PoolWindow<'a> {
             0 => (0, 0),
             _ => (from / self.taps.1, from % self.taps.1),
         };
-        let mut group = [Position { window: 0, correction: 0, pixel: 0 }; PIXELS];
+        let mut group = [Position { window: 0, class: 0, pixel: 0 }; PIXELS];
         for at in 0..PIXELS {
             if tap_y == self.taps.0 {
                 group[at] = group[at - 1];
@@ -354,9 +369,13 @@ unsafe fn pool_masks<P: Product, const PIXELS: usize, const BLOCKS: usize>(
                 let acc = accumulators[p][b];
                 // SAFETY: as above.
                 unsafe {
-                    any[b] |= mask(task, &task.rules, group[p].pixel, window.pixel, block + b, acc);
+                    if !task.limits.is_empty() {
+                        any[b] |= acc.at_least(P::Vector::load(&task.limits[group[p].class + block + b]));
+                        continue;
+                    }
+                    any[b] |= mask(task, &task.rules, group[p], window.pixel, block + b, acc);
                     if let Some(veto) = &task.veto {
-                        stop[b] |= mask(task, veto, group[p].pixel, window.pixel, block + b, acc);
+                        stop[b] |= mask(task, veto, group[p], window.pixel, block + b, acc);
                     }
                 }
             }
@@ -384,9 +403,14 @@ unsafe fn rule_masks<P: Product, const PIXELS: usize, const BLOCKS: usize>(
     let mut masks = [[0; BLOCKS]; PIXELS];
     for p in 0..PIXELS {
         for b in 0..BLOCKS {
-            let (pixel, acc) = (group[p].pixel, accumulators[p][b]);
+            let acc = accumulators[p][b];
             // SAFETY: as above.
-            masks[p][b] = unsafe { mask(task, &task.rules, pixel, pixel, block + b, acc) };
+            masks[p][b] = unsafe {
+                match task.limits.is_empty() {
+                    true => mask(task, &task.rules, group[p], group[p].pixel, block + b, acc),
+                    false => acc.at_least(P::Vector::load(&task.limits[group[p].class + block + b])),
+                }
+            };
         }
     }
     masks
@@ -400,20 +424,20 @@ unsafe fn rule_masks<P: Product, const PIXELS: usize, const BLOCKS: usize>(
 unsafe fn mask<V: Lanes>(
     task: &Convolution<'_>,
     rules: &BlockRules<'_>,
-    conv_pixel: usize,
+    at: Position,
     out_pixel: usize,
     block: usize,
     acc: V,
 ) -> u32 {
-    let pixel = rules.per_conv * conv_pixel + rules.per_output * out_pixel;
-    let line = pixel * task.blocks + block;
+    let pixel = rules.per_conv * at.pixel + rules.per_output * out_pixel;
+    let line = rules.per_class * at.class + pixel * task.blocks + block;
     let flips = rules.flip[pixel * task.blocks.div_ceil(2) + block / 2] >> (16 * (block % 2));
     // SAFETY: as above.
     let inside = unsafe { acc.between(V::load(&rules.lo[line]), V::load(&rules.hi[line])) };
     inside ^ (flips & 0xFFFF)
 }
 
-/// The accumulators of a group of pixels, for `BLOCKS` blocks of channels from `block` on.
+/// The accumulators (the sums of products, where corrections are folded) of a group of pixels, for `BLOCKS` blocks of channels from `block` on.
 ///
 /// # Safety
 /// As [`convolve`], and the positions come from [`Convolution::at`].
@@ -425,6 +449,10 @@ unsafe fn accumulators<P: Product, const PIXELS: usize, const BLOCKS: usize>(
 ) -> [[P::Vector; BLOCKS]; PIXELS] {
     let taps = task.offsets.len();
     let weights = &task.weights[block * taps..(block + BLOCKS) * taps];
+    if task.product == ProductKind::Depthwise {
+        // SAFETY: as above.
+        return unsafe { depthwise(task, group, block, weights) };
+    }
     // SAFETY: a window's first byte is in rows `row_classes.len()` and columns `column_classes.len()`, so that
     // the largest offset from it is within `reach`, and `reach` within the plane. `weights` has BLOCKS * taps
     // lines. The instructions are there, as above.
@@ -456,12 +484,61 @@ unsafe fn accumulators<P: Product, const PIXELS: usize, const BLOCKS: usize>(
             }
             first = end;
         }
-        for p in 0..PIXELS {
-            for b in 0..BLOCKS {
-                let correction = P::Vector::load(&task.corrections[group[p].correction + block + b]);
+        corrected(task, group, block, totals)
+    }
+}
+
+/// Sums made accumulators, where corrections are not folded into the rules.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+unsafe fn corrected<V: Lanes, const PIXELS: usize, const BLOCKS: usize>(
+    task: &Convolution<'_>,
+    group: &[Position; PIXELS],
+    block: usize,
+    mut totals: [[V; BLOCKS]; PIXELS],
+) -> [[V; BLOCKS]; PIXELS] {
+    if task.corrections.is_empty() {
+        return totals;
+    }
+    for p in 0..PIXELS {
+        for b in 0..BLOCKS {
+            // SAFETY: as above.
+            unsafe {
+                let correction = V::load(&task.corrections[group[p].class + block + b]);
                 totals[p][b] = totals[p][b].scale(task.factor).add(correction);
             }
         }
-        totals
+    }
+    totals
+}
+
+/// As [`accumulators`], where each channel has its own bit of the window's words.
+///
+/// # Safety
+/// As [`accumulators`].
+#[inline(always)]
+unsafe fn depthwise<V: Lanes, const PIXELS: usize, const BLOCKS: usize>(
+    task: &Convolution<'_>,
+    group: &[Position; PIXELS],
+    block: usize,
+    weights: &[Line],
+) -> [[V; BLOCKS]; PIXELS] {
+    let taps = task.offsets.len();
+    // SAFETY: as for `accumulators`; the words of a pixel are `word_bytes`, which `reach` counts in.
+    unsafe {
+        let mut totals = [[V::splat(0); BLOCKS]; PIXELS];
+        for b in 0..BLOCKS {
+            let (at, shift) = ((block + b) / 2 * size_of::<u32>(), 16 * ((block + b) % 2));
+            for (line, &offset) in weights[b * taps..(b + 1) * taps].iter().zip(task.offsets) {
+                for p in 0..PIXELS {
+                    let word = task.plane.as_ptr().add(group[p].window + offset as usize + at);
+                    let bits = word.cast::<u32>().read_unaligned() >> shift;
+                    totals[p][b] = totals[p][b].add_bits(bits ^ line.0[0]);
+                }
+            }
+        }
+        corrected(task, group, block, totals)
     }
 }

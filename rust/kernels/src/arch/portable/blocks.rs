@@ -46,6 +46,16 @@ impl Lanes for [u32; 16] {
     }
 
     #[inline(always)]
+    unsafe fn add_bits(self, bits: u32) -> Self {
+        from_fn(|i| self[i].wrapping_add((bits >> i) & 1))
+    }
+
+    #[inline(always)]
+    unsafe fn at_least(self, lo: Self) -> u32 {
+        (0..16).fold(0, |mask, i| mask | u32::from(lo[i] as i32 <= self[i] as i32) << i)
+    }
+
+    #[inline(always)]
     unsafe fn between(self, lo: Self, hi: Self) -> u32 {
         let inside = |i: usize| (lo[i] as i32 <= self[i] as i32) & (self[i] as i32 <= hi[i] as i32);
         (0..16).fold(0, |mask, i| mask | u32::from(inside(i)) << i)

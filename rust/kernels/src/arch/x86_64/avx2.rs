@@ -52,6 +52,34 @@ impl Lanes for Vector {
     }
 
     #[inline(always)]
+    unsafe fn add_bits(self, bits: u32) -> Self {
+        let mut sum = self.0;
+        for half in 0..2 {
+            // SAFETY: the caller has AVX2.
+            unsafe {
+                let lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+                let bits = _mm256_and_si256(_mm256_set1_epi32((bits >> (8 * half)) as i32), lane);
+                // All ones, which is -1, where the bit is set.
+                sum[half] = _mm256_sub_epi32(sum[half], _mm256_cmpeq_epi32(bits, lane));
+            }
+        }
+        Self(sum)
+    }
+
+    #[inline(always)]
+    unsafe fn at_least(self, lo: Self) -> u32 {
+        let mut mask = 0;
+        for half in 0..2 {
+            // SAFETY: the caller has AVX2.
+            let below = unsafe {
+                _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(lo.0[half], self.0[half])))
+            };
+            mask |= (!below as u32 & 0xFF) << (8 * half);
+        }
+        mask
+    }
+
+    #[inline(always)]
     unsafe fn between(self, lo: Self, hi: Self) -> u32 {
         let mut mask = 0;
         for half in 0..2 {

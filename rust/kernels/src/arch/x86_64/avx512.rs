@@ -51,6 +51,18 @@ impl Lanes for Vector {
     }
 
     #[inline(always)]
+    unsafe fn add_bits(self, bits: u32) -> Self {
+        // SAFETY: the caller has AVX-512F.
+        Self(unsafe { _mm512_mask_add_epi32(self.0, bits as u16, self.0, _mm512_set1_epi32(1)) })
+    }
+
+    #[inline(always)]
+    unsafe fn at_least(self, lo: Self) -> u32 {
+        // SAFETY: the caller has AVX-512F.
+        u32::from(unsafe { _mm512_cmple_epi32_mask(lo.0, self.0) })
+    }
+
+    #[inline(always)]
     unsafe fn between(self, lo: Self, hi: Self) -> u32 {
         // SAFETY: the caller has AVX-512F.
         unsafe {
