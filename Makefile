@@ -103,6 +103,24 @@ demo: $(NATIVE) ## Convert, run on the host and on the emulated board, compare, 
 bench: $(NATIVE) $(RUNNER) emulator ## Instructions by layer of the demo model on the emulated board
 	$(BIN)/cbin-nn bench tests/fixtures/smallcifar.h5 --board $(BOARD) --count 20
 
+# Beside TensorFlow, what `make bench-host` compares with.
+$(FRAMEWORKS)/.bench: pyproject.toml $(FRAMEWORKS)/.done
+	$(BIN)/python scripts/requirements.py bench | \
+		$(BIN)/uv pip install --quiet --python $(FRAMEWORKS)/bin/python -r -
+	touch $@
+
+# torch is left out where no interpreter here has it: its wheels take gigabytes.
+bench_torch = $(firstword $(wildcard .venv-torch/bin/python $(FRAMEWORKS)/bin/python))
+.PHONY: bench-host
+bench-host: $(FRAMEWORKS)/.bench $(NATIVE) ## Images a second on this machine, beside onnxruntime, torch, Keras and Larq
+	@scripts/cifar10.sh $(BIN)/python build/cifar10
+	PYTHONPATH=python $(FRAMEWORKS)/bin/python scripts/bench_host.py --data build/cifar10 \
+		--python torch=$(bench_torch) --record bench/record
+
+.PHONY: bench-kernels
+bench-kernels: ## Time of each kernel with each set of instructions that this CPU has (criterion)
+	cargo bench -p cbin-nn-kernels --features std
+
 # ------------------------------------------------------------------------------------------------
 # Checks
 
@@ -142,6 +160,20 @@ $(FRAMEWORKS)/.done: pyproject.toml $(VENV)/.done
 .PHONY: test-frameworks
 test-frameworks: $(FRAMEWORKS)/.done $(NATIVE) ## Tests against real Larq on real TensorFlow
 	PYTHONPATH=python $(FRAMEWORKS)/bin/python -m pytest -q tests/frameworks
+
+.PHONY: test-cores
+test-cores: test-cores-aarch64 ## Tests of the kernels on other cores than this one's, emulated
+
+# Optimized: the emulator takes its time.
+AARCH64 = CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+
+.PHONY: test-cores-aarch64
+test-cores-aarch64:
+	scripts/aarch64.sh
+	scripts/rust-target.sh aarch64-unknown-linux-gnu
+	$(AARCH64) cargo test --release --target aarch64-unknown-linux-gnu --quiet \
+		-p cbin-nn-kernels -p cbin-nn-model --features cbin-nn-model/std
 
 $(VENV)/.docs: pyproject.toml $(VENV)/.done
 	$(BIN)/python scripts/requirements.py docs | $(BIN)/uv pip install --quiet --python $(BIN)/python -r -

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -227,26 +226,45 @@ def run(
 @click.option(
     "--data", type=MODEL, metavar="DIR", help="Folder of CIFAR-10.  [default: the variable CBIN_NN_DATA]"
 )
+@click.option(
+    "--images", type=MODEL, metavar="IMAGES.npy", help="Instead: u8 [N, H, W, C], mapped, of any length."
+)
+@click.option("--labels", type=MODEL, metavar="L.npy", help="Integers [N]; with --images.")
 @click.option("--threads", type=click.IntRange(1, MAX_THREADS), help="Threads to use.  [default: one a core]")
 @as_json
-def evaluate(model: Path, data: Path | None, threads: int | None, as_json: bool) -> None:
-    """Accuracy of MODEL on CIFAR-10's test split, on the host."""
-    from .data import cifar10
+def evaluate(
+    model: Path,
+    data: Path | None,
+    images: Path | None,
+    labels: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Accuracy of MODEL on CIFAR-10's test split, or on labelled images, on the host."""
     from .model import load
 
+    if (images is None) != (labels is None) or (images is not None and data is not None):
+        raise click.UsageError("give --images and --labels together, or --data")
     loaded = load(model)
     if loaded.output_dtype == "bits":
         raise InvalidArgument(
             "no-classes", f"{model} ends in packed bits, not in a number for each class: nothing to evaluate"
         )
-    images, labels = cifar10(data)
-    start = time.perf_counter()
-    outputs = loaded.run(images, threads=threads)
-    seconds = time.perf_counter() - start
-    accuracy = float((outputs.argmax(axis=1) == labels).mean())
-    rate = len(images) / seconds
-    value = {"accuracy": accuracy, "images": len(images), "images_per_second": rate}
-    _print(value, as_json, f"accuracy {accuracy:.2%} on {len(images):,} images, {rate:,.0f} images a second")
+    pictures: Any = images
+    truth: Any = labels
+    if images is None:
+        from .data import cifar10
+
+        pictures, truth = cifar10(data)
+    with _progress("images") as progress:
+        result = loaded.evaluate(pictures, truth, threads=threads, progress=progress)
+    value = {
+        "accuracy": result.accuracy,
+        "images": result.images,
+        "images_per_second": result.images_per_second,
+        "kernels": loaded.kernels,
+    }
+    _print(value, as_json, str(result))
 
 
 #: The options of the commands that open a board.
