@@ -398,11 +398,13 @@ def processor() -> tuple[str, list[str]]:
     return fields.get("model name", platform.machine()), [feature for feature in known if feature in has]
 
 
-def start(pythons: dict[str, str], folder: Path, threads: list[int]) -> tuple[list[Worker], dict[str, str]]:
+def start(
+    engines: list[str], pythons: dict[str, str], folder: Path, threads: list[int]
+) -> tuple[list[Worker], dict[str, str]]:
     """The engines that are there, tuned, and why the others are not."""
     workers: list[Worker] = []
     missing: dict[str, str] = {}
-    for engine in ENGINES:
+    for engine in engines:
         for count in threads:
             if engine in missing:
                 continue
@@ -471,6 +473,7 @@ def main() -> int:
     )
     parser.add_argument("--model", type=Path, default=ROOT / "tests" / "fixtures" / "smallcifar.h5")
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10")
+    parser.add_argument("--only", action="append", choices=ENGINES, help="leave the other engines out")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--python", action="append", default=[], metavar="ENGINE=PATH")
     parser.add_argument("--record", type=Path, help="folder for a dated copy of the figures")
@@ -485,10 +488,12 @@ def main() -> int:
     pythons = {"*": sys.executable, **dict(item.split("=", 1) for item in options.python)}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = sorted({1, cores})
+    engines = [engine for engine in ENGINES if engine in ("cbin-nn", *(options.only or ENGINES))]
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         images = prepare(options.model, options.data, folder)
-        workers, missing = start(pythons, folder, threads)
+        workers, missing = start(engines, pythons, folder, threads)
         try:
             rows = measure(workers, len(np.load(folder / "images.npy", mmap_mode="r")), options.rounds)
         finally:
@@ -499,7 +504,7 @@ def main() -> int:
     lines = [
         f"{options.model.name}, {images}; {options.rounds} rounds, medians",
         f"CPU: {name}, {cores} cores; {' '.join(features) or 'features unknown'}",
-        f"Load before the run: {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "",
+        f"Load of the machine before the run: {load:.1f} on {cores} cores",
         "",
         table(rows),
         "",
@@ -529,7 +534,7 @@ def main() -> int:
     print(json.dumps(value) if options.json else text)
     if options.record:
         today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-        command = "python scripts/" + " ".join([Path(__file__).name, "--model", options.model.name])
+        command = "python scripts/" + " ".join([Path(__file__).name, *sys.argv[1:]])
         path = options.record / f"{today}-host-{options.model.stem}.md"
         path.write_text(f"# Host, {today}\n\n    {command}\n\n{text}\n")
         print(f"Recorded in {path}", file=sys.stderr)

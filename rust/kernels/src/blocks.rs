@@ -31,7 +31,7 @@ acc = C * taps inside - 2 * (differing - sum over taps outside of (C + s) / 2)
 ```
 
 For bytes, where q means `mul * q + add`, padding of 0 adds nothing to the products, and
-`acc = mul * products + add * sum over taps inside of s`.
+`acc = mul * products + sum over taps inside of add * w`.
 
 # Folding
 
@@ -52,7 +52,7 @@ use crate::bbqfc::BbqFc;
 use crate::bits::{bit, lane_mask};
 use crate::conv::ConvLayer;
 use crate::error::check_length;
-use crate::qbconv2d::{Affine, QbConv2d};
+use crate::qbconv2d::QbConv2d;
 use crate::qqconv2d::QqConv2d;
 use crate::rule::{Grid, Rules};
 use crate::shape::{Shape, Sliding};
@@ -133,6 +133,15 @@ impl<'o, 'a> Layer<'o, 'a> {
             // A tap is a word with one bit, the channel's.
             Self::BbDepthwiseConv2d(operator) => u32::from(bit(operator.tap(at), filter)),
             Self::QbConv2d(_) | Self::QqConv2d(_) => 0,
+        }
+    }
+
+    /// Offset of an input byte of `channel`: it means `mul * q + add`.
+    fn add(&self, channel: usize) -> i32 {
+        match self {
+            Self::QbConv2d(operator) => operator.add(channel),
+            Self::QqConv2d(operator) => operator.add(channel),
+            _ => 0,
         }
     }
 
@@ -220,8 +229,8 @@ impl BlockPlan {
     /// each pixel of a large plane, or padding many times the image.
     pub fn new(layer: Layer<'_, '_>) -> Option<Self> {
         let (product, factor) = match layer {
-            Layer::QbConv2d(operator) => (ProductKind::Signs, operator.affine().mul),
-            Layer::QqConv2d(operator) => (ProductKind::Bytes, operator.affine().mul),
+            Layer::QbConv2d(operator) => (ProductKind::Signs, operator.mul()),
+            Layer::QqConv2d(operator) => (ProductKind::Bytes, operator.mul()),
             Layer::BbDepthwiseConv2d(_) => (ProductKind::Depthwise, -2),
             _ => (ProductKind::Differing, -2),
         };
@@ -231,8 +240,10 @@ impl BlockPlan {
             _ => false,
         };
         let corrected = match layer {
-            Layer::QbConv2d(operator) => operator.affine().add != 0,
-            Layer::QqConv2d(operator) => operator.affine().add != 0,
+            Layer::QbConv2d(_) | Layer::QqConv2d(_) => {
+                let channels = layer.conv().ok()?.geometry.input().channels();
+                (0..channels).any(|channel| layer.add(channel) != 0)
+            }
             Layer::BbFc(_) | Layer::BbqFc(_) => false,
             _ => !one_padding,
         };
@@ -319,11 +330,12 @@ impl BlockPlan {
     /// A bound of the accumulators' size.
     fn bound(&self, layer: Layer<'_, '_>) -> i64 {
         let products = (self.window_taps() * self.depth()) as i64;
-        let largest = |affine: &Affine| 255 * i64::from(affine.mul) + i64::from(affine.add).abs();
-        match layer {
-            Layer::QbConv2d(operator) => products * largest(&operator.affine()),
-            Layer::QqConv2d(operator) => products * 128 * largest(&operator.affine()),
-            _ => products,
+        let add = (0..self.input.channels()).map(|channel| i64::from(layer.add(channel)).abs()).max();
+        let largest = 255 * i64::from(self.factor) + add.unwrap_or(0);
+        match self.product {
+            ProductKind::Signs => products * largest,
+            ProductKind::Bytes => products * 128 * largest,
+            ProductKind::Differing | ProductKind::Depthwise => products,
         }
     }
 
@@ -637,18 +649,13 @@ impl BlockPlan {
     /// See the head of this file.
     fn write_corrections(&self, layer: Layer<'_, '_>, lines: &mut [Line]) {
         let channels = self.depth();
-        let add = match layer {
-            Layer::QbConv2d(operator) => Some(operator.affine().add),
-            Layer::QqConv2d(operator) => Some(operator.affine().add),
-            _ => None,
-        };
         let taps = self.window_taps();
         let classes = self.classes[0] * self.classes[1];
         let blocks = self.blocks();
         for filter in 0..self.output.channels() {
             let (block, lane) = (filter / LANES, filter % LANES);
             let negated = self.written(layer, filter).negated;
-            if add.is_none() {
+            if self.counts_bits() {
                 for class in 0..classes {
                     lines[class * blocks + block].0[lane] = (channels * taps) as u32;
                 }
@@ -659,12 +666,16 @@ impl BlockPlan {
             }
             let columns = sliding.window().kernel[1];
             for tap in 0..taps {
-                let sum: i32 = match add {
-                    Some(_) => {
-                        let sum: i32 = (0..channels).map(|c| i32::from(layer.byte(filter, tap, c))).sum();
+                // What the tap adds to the correction of the classes that it is inside of, or outside where bits
+                // are counted.
+                let term: i32 = match self.counts_bits() {
+                    false => {
+                        let parts =
+                            (0..channels).map(|c| layer.add(c) * i32::from(layer.byte(filter, tap, c)));
+                        let sum: i32 = parts.sum();
                         if negated { -sum } else { sum }
                     }
-                    None => {
+                    true => {
                         let words = self.tap_words();
                         let set: u32 = (0..words)
                             .map(|w| self.filter_word(layer, filter, tap * words + w, negated).count_ones())
@@ -676,11 +687,9 @@ impl BlockPlan {
                     for (column, inside_x) in classes_of(sliding, 1, self.conv[1]) {
                         let inside =
                             inside_y.contains(&(tap / columns)) && inside_x.contains(&(tap % columns));
-                        let term = match add {
-                            Some(add) if inside => add.wrapping_mul(sum),
-                            None if !inside => sum,
-                            _ => continue,
-                        };
+                        if inside == self.counts_bits() {
+                            continue;
+                        }
                         let line = &mut lines[(row * self.classes[1] + column) * blocks + block];
                         line.0[lane] = line.0[lane].wrapping_add(term as u32);
                     }

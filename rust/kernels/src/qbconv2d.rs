@@ -128,8 +128,14 @@ impl<'a> QbConv2d<'a> {
         &self.layer
     }
 
-    pub(crate) fn affine(&self) -> Affine {
-        self.affine
+    /// Factor of an input byte.
+    pub(crate) fn mul(&self) -> i32 {
+        self.affine.mul
+    }
+
+    /// Offset of an input byte of `channel`.
+    pub(crate) fn add(&self, _channel: usize) -> i32 {
+        self.affine.add
     }
 
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see

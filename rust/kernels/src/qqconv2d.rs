@@ -64,8 +64,14 @@ impl<'a> QqConv2d<'a> {
         &self.layer
     }
 
-    pub(crate) fn affine(&self) -> Affine {
-        self.affine
+    /// Factor of an input byte.
+    pub(crate) fn mul(&self) -> i32 {
+        self.affine.mul
+    }
+
+    /// Offset of an input byte of `channel`.
+    pub(crate) fn add(&self, _channel: usize) -> i32 {
+        self.affine.add
     }
 
     pub(crate) fn weight(&self, filter: usize, tap: usize, channel: usize) -> i8 {

@@ -245,7 +245,10 @@ proptest! {
             "byte masks" => |out: &mut Vec<u32>| masked.optimized(&image, out, &mut bytes, &mut scratch),
         );
         blocks_agree(Layer::QbConv2d(&canonical), &image, &expected)?;
-        blocks_agree(Layer::QbConv2d(&masked), &image, &expected)?;
+        // Under Miri, which takes minutes, one layout and one family on bytes: the loops are the same.
+        if !cfg!(miri) {
+            blocks_agree(Layer::QbConv2d(&masked), &image, &expected)?;
+        }
     }
 
     #[test]
@@ -274,7 +277,9 @@ proptest! {
             "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
             "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut bytes, &mut scratch),
         );
-        blocks_agree(Layer::QqConv2d(&operator), &image, &expected)?;
+        if !cfg!(miri) {
+            blocks_agree(Layer::QqConv2d(&operator), &image, &expected)?;
+        }
     }
 
     #[test]
