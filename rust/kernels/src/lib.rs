@@ -46,9 +46,11 @@ pub mod bmaxpool2d;
 mod bytes;
 mod conv;
 mod error;
+pub mod lanes;
 pub mod qbconv2d;
 pub mod qqconv2d;
 pub mod rule;
 pub mod shape;
+mod vertical;
 
 pub use error::ArgumentError;

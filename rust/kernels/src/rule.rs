@@ -74,6 +74,11 @@ impl<'a> Rules<'a> {
         Ok(Self { grid, channels, lo, hi, flip })
     }
 
+    /// The plane that the rules follow.
+    pub(crate) fn grid(&self) -> Grid {
+        self.grid
+    }
+
     pub(crate) fn check_contents(&self) -> Result<(), ArgumentError> {
         check_padding_bits("rule flip", self.flip, self.channels)
     }
