@@ -12,6 +12,10 @@ sad = 255 N - S + (T - S),   so   2 S - T = 255 N - sad
 four multiply-accumulates in one instruction. Bytes of padding are 0 against 0x00 and add nothing.
 */
 
+mod vertical;
+
+pub(crate) use vertical::{add_picked, picks};
+
 /// `acc` plus the sum of the absolute differences of the bytes of `a` and `b`.
 #[inline(always)]
 fn usada8(a: u32, b: u32, acc: u32) -> u32 {

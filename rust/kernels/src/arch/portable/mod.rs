@@ -6,4 +6,4 @@ mod vertical;
 
 pub(crate) use byte_mask::{BYTE_MASK_DOT_NEEDS_TOTAL, byte_dot, byte_mask_bias, byte_mask_dot, byte_sum};
 pub(crate) use popcount::{differing, differing_inside};
-pub(crate) use vertical::{PICK_BLOCK, Picks, add_picked, counter_words, picks};
+pub(crate) use vertical::{COUNTER_WORDS, PICK_BLOCK, Picks, add_picked, counter_words, picks};
