@@ -31,17 +31,24 @@ pub struct LaneShape {
     filters: usize,
     kernel: [usize; 2],
     channels: usize,
+    // What follows from these; the walk asks often.
+    pixel_words: usize,
+    column_words: usize,
+    group_words: usize,
 }
 
 impl LaneShape {
-    /// The layout of `filters` filters of `kernel` (height, width) taps on `channels` channels.
+    /// The layout of `filters` filters of `kernel` (height, width) taps on `channels` channels, each at least 1.
     pub const fn new(filters: usize, kernel: [usize; 2], channels: usize) -> Self {
-        Self { filters, kernel, channels }
+        let pixel_words = words_for(channels);
+        let column_words = kernel[0] * channels + (kernel[0] * pixel_words).div_ceil(SEGMENT);
+        let group_words = kernel[1] * column_words;
+        Self { filters, kernel, channels, pixel_words, column_words, group_words }
     }
 
     /// Words of the mask, of one input pixel and of one tap of a canonical filter.
     pub(crate) const fn pixel_words(&self) -> usize {
-        words_for(self.channels)
+        self.pixel_words
     }
 
     /// Groups of 32 output channels.
@@ -66,7 +73,12 @@ impl LaneShape {
 
     /// Words of one column.
     pub(crate) const fn column_words(&self) -> usize {
-        self.kernel[0] * self.channels + self.segments()
+        self.column_words
+    }
+
+    /// Rows of the kernel.
+    pub(crate) const fn rows(&self) -> usize {
+        self.kernel[0]
     }
 
     /// Columns of the kernel.
@@ -79,15 +91,9 @@ impl LaneShape {
         self.channels
     }
 
-    /// The first word of a segment, counted from the end of the mask.
-    pub(crate) const fn segment(&self, group: usize, column: usize, segment: usize) -> usize {
-        let start = self.before(segment * SEGMENT) + segment;
-        group * self.group_words() + column * self.column_words() + start
-    }
-
     /// Words of all columns of one group.
     pub(crate) const fn group_words(&self) -> usize {
-        self.kernel[1] * self.column_words()
+        self.group_words
     }
 
     /// Words in all.
@@ -95,13 +101,14 @@ impl LaneShape {
         self.pixel_words() + self.groups() * self.group_words()
     }
 
-    /// As [`words`](Self::words), for a shape that was not validated; `None` where that is no number.
-    pub fn checked_words(&self) -> Option<u64> {
-        let wide = |n: usize| n as u64;
-        let column = wide(self.kernel[0]).checked_mul(wide(self.pixel_words()))?.div_ceil(wide(SEGMENT));
-        let column = wide(self.kernel[0]).checked_mul(wide(self.channels))?.checked_add(column)?;
-        let groups = wide(self.groups()).checked_mul(wide(self.kernel[1]))?.checked_mul(column)?;
-        groups.checked_add(wide(self.pixel_words()))
+    /// The words of a layout whose sides are at least 1 and at most 65535, on a core with 32 bits too; `None`
+    /// where they don't fit 64 bits.
+    pub fn checked_words([filters, height, width, channels]: [u32; 4]) -> Option<u64> {
+        let pixel_words = u64::from(channels.div_ceil(32));
+        let segments = (u64::from(height) * pixel_words).div_ceil(SEGMENT as u64);
+        let column = u64::from(height) * u64::from(channels) + segments;
+        let group = column * u64::from(width);
+        group.checked_mul(u64::from(filters.div_ceil(32)))?.checked_add(pixel_words)
     }
 
     /// Words of one filter in the canonical layout.

@@ -426,17 +426,15 @@ impl<'a> Walk<'a> {
             });
         }
         for segment in 0..shape.segments() {
-            self.list(segment, rows, |word| lane_mask(shape.channels(), word % shape.pixel_words()));
+            self.list(segment, rows, |_, word| lane_mask(shape.channels(), word));
+            let start = shape.before(segment * SEGMENT) + segment;
             for group in 0..shape.groups() {
                 for column in 0..shape.columns() {
                     // No window is open: the first one's counter is free. It counts in steps of one here.
                     let sum = &mut self.windows[..plan.planes];
                     sum.fill(0);
-                    add_picked(
-                        &mut sum[..plan.planes - 1],
-                        &self.lanes[shape.segment(group, column, segment)..],
-                        &self.picks,
-                    );
+                    let words = start + group * shape.group_words() + column * shape.column_words();
+                    add_picked(&mut sum[..plan.planes - 1], &self.lanes[words..], &self.picks);
                     let sum = &self.windows[..plan.planes];
                     self.each_class(|class, columns| {
                         if (columns.0..columns.1).contains(&column) {
@@ -450,30 +448,42 @@ impl<'a> Walk<'a> {
         self.classes = classes;
     }
 
-    /// Lists the set bits of a segment of a column: `bits(w)` is its input word w, of the rows that are inside.
-    /// Returns how many there are.
-    fn list(&mut self, segment: usize, rows: (usize, usize), bits: impl Fn(usize) -> u32) -> usize {
-        let shape = self.plan.shape;
-        let (start, end) = (segment * SEGMENT, ((segment + 1) * SEGMENT).min(shape.column_pixels()));
-        let inside = rows.0 * shape.pixel_words()..rows.1 * shape.pixel_words();
+    /// Lists the set bits of a segment of a column, in the rows that are inside: `bits(row, word)` are those of an
+    /// input word. Returns how many there are.
+    #[inline(always)]
+    fn list(&mut self, segment: usize, rows: (usize, usize), bits: impl Fn(usize, usize) -> u32) -> usize {
+        let (words, channels) = (self.plan.shape.pixel_words(), self.plan.shape.channels());
+        let start = segment * SEGMENT;
+        let end = (start + SEGMENT).min(self.plan.shape.column_pixels());
         self.picks.clear();
-        for word in start.max(inside.start)..end.min(inside.end) {
-            self.picks.push(bits(word), shape.before(word) - shape.before(start));
+        let (mut row, mut word, mut first) = (start / words, start % words, 0);
+        for _ in start..end {
+            if rows.0 <= row && row < rows.1 {
+                self.picks.push(bits(row, word), first);
+            }
+            word += 1;
+            first += 32;
+            if word == words {
+                first = first + channels - 32 * words;
+                (row, word) = (row + 1, 0);
+            }
         }
         let count = self.picks.len();
-        self.picks.pad((shape.before(end) - shape.before(start)) as u8);
+        self.picks.pad(first as u8);
         count
     }
 
     /// One row of output pixels.
     fn row(&mut self, y: usize, rows: (usize, usize), output: &mut [u32]) {
         let (plan, shape) = (self.plan, self.plan.shape);
-        let geometry = self.layer.geometry;
-        let (input, window) = (*geometry.input(), *geometry.sliding().window());
+        let geometry = self.geometry();
+        let (input, window) = (geometry.input(), geometry.sliding().window());
         let (stride, dilation, left) = (window.strides[1], window.dilation[1], window.padding[1]);
+        let (image, mask, lanes) = (self.input, self.mask, self.lanes);
         let width = geometry.output().width();
         let span = span(window.kernel[1], dilation);
-        let (mut opened, mut class, mut last) = (0, 0, None);
+        // The next window to open, with its border class and slot.
+        let (mut opened, mut class, mut last, mut slot) = (0, 0, None, 0);
         // Columns of the padded input.
         for column in 0..(width - 1) * stride + span {
             if opened < width && opened * stride == column {
@@ -482,39 +492,48 @@ impl<'a> Walk<'a> {
                     class += 1;
                 }
                 last = Some(columns);
-                let slot = &mut self.windows[opened % plan.open * plan.window()..][..plan.window()];
-                slot[0] = 0;
-                slot[1..].copy_from_slice(&self.classes[class * plan.counters()..][..plan.counters()]);
+                let window = &mut self.windows[slot * plan.window()..][..plan.window()];
+                window[0] = 0;
+                window[1..].copy_from_slice(&self.classes[class * plan.counters()..][..plan.counters()]);
                 opened += 1;
+                slot = if slot + 1 == plan.open { 0 } else { slot + 1 };
             }
             let x = column.wrapping_sub(left);
             if x < input.width() || self.padding == Padding::One {
                 for segment in 0..shape.segments() {
-                    let (mask, image) = (self.mask, self.input);
-                    let count = self.list(segment, rows, |word| {
-                        let (row, word) = (word / shape.pixel_words(), word % shape.pixel_words());
+                    let count = self.list(segment, rows, |row, word| {
                         let row = (y * window.strides[0] + row * window.dilation[0])
                             .wrapping_sub(window.padding[0]);
+                        let all = lane_mask(input.channels(), word);
                         let bits = if row < input.height() && x < input.width() {
                             image[(row * input.width() + x) * input.pixel_words() + word]
                         } else {
-                            lane_mask(input.channels(), word)
+                            all
                         };
                         // Unused bits, should anybody have set them, must select nothing.
-                        (bits ^ mask[word]) & lane_mask(input.channels(), word)
+                        (bits ^ mask[word]) & all
                     });
-                    for tap in 0..shape.columns() {
-                        let Some(from) = column.checked_sub(tap * dilation) else { break };
-                        if from % stride != 0 || from / stride >= width {
+                    let start = shape.before(segment * SEGMENT) + segment;
+                    // The windows that hold this column, the newest first.
+                    let (mut open, mut slot) = (opened, slot);
+                    while open > 0 {
+                        open -= 1;
+                        slot = if slot == 0 { plan.open } else { slot } - 1;
+                        let offset = column - open * stride;
+                        if offset >= span {
+                            break;
+                        }
+                        let tap = if dilation == 1 { offset } else { offset / dilation };
+                        if tap * dilation != offset {
                             continue;
                         }
-                        let slot =
-                            &mut self.windows[from / stride % plan.open * plan.window()..][..plan.window()];
-                        slot[0] += count as u32;
-                        for (group, counter) in slot[1..].chunks_exact_mut(plan.planes).enumerate() {
-                            let words = &self.lanes[shape.segment(group, tap, segment)..];
+                        let window = &mut self.windows[slot * plan.window()..][..plan.window()];
+                        window[0] += count as u32;
+                        let mut words = start + tap * shape.column_words();
+                        for counter in window[1..].chunks_exact_mut(plan.planes) {
                             // The words count in steps of two.
-                            add_picked(&mut counter[1..], words, &self.picks);
+                            add_picked(&mut counter[1..], &lanes[words..], &self.picks);
+                            words += shape.group_words();
                         }
                     }
                 }

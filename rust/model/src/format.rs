@@ -329,10 +329,7 @@ pub fn storage_bytes(dtype: DType, layout: Layout, shape: [u32; 4]) -> Option<us
         (DType::Bits, Layout::ByteMask) => {
             n.checked_mul(h.checked_mul(w)?.checked_mul(c)?.div_ceil(4).checked_mul(4)?)?
         }
-        (DType::Bits, Layout::Lanes) => {
-            let words = LaneShape::new(n as usize, [h as usize, w as usize], c as usize).checked_words()?;
-            words.checked_mul(4)?
-        }
+        (DType::Bits, Layout::Lanes) => LaneShape::checked_words(shape)?.checked_mul(4)?,
         (_, Layout::ByteMask | Layout::Lanes) => return None,
         (_, Layout::Canonical) => {
             let size = match dtype {
