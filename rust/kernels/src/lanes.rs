@@ -76,11 +76,6 @@ impl LaneShape {
         self.column_words
     }
 
-    /// Rows of the kernel.
-    pub(crate) const fn rows(&self) -> usize {
-        self.kernel[0]
-    }
-
     /// Columns of the kernel.
     pub(crate) const fn columns(&self) -> usize {
         self.kernel[1]

@@ -43,6 +43,7 @@ pub mod bbpointwiseconv2d;
 pub mod bbqfc;
 pub mod bits;
 pub mod bmaxpool2d;
+mod byte_mask;
 mod bytes;
 mod conv;
 mod error;

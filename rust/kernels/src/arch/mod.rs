@@ -8,8 +8,8 @@ mod armv7em;
 mod portable;
 
 #[cfg(cbin_dsp)]
-pub(crate) use armv7em::{BYTE_MASK_DOT_NEEDS_TOTAL, add_picked, byte_mask_bias, byte_mask_dot, picks};
-#[cfg(not(cbin_dsp))]
-pub(crate) use portable::{BYTE_MASK_DOT_NEEDS_TOTAL, add_picked, byte_mask_bias, byte_mask_dot, picks};
+pub(crate) use armv7em::{add_picked, byte_distance, byte_hits, picks};
 pub(crate) use portable::{PICK_BLOCK, Picks, counter_words};
-pub(crate) use portable::{byte_dot, byte_sum, differing, differing_inside};
+#[cfg(not(cbin_dsp))]
+pub(crate) use portable::{add_picked, byte_distance, byte_hits, picks};
+pub(crate) use portable::{byte_dot, differing, differing_inside};
