@@ -73,10 +73,11 @@ struct Run<'a> {
     biases: &'a mut [u32],
     /// The sum of each filter's weights inside, in two's complement; empty where `add` is 0.
     sums: &'a mut [u32],
-    sums_class: Option<BorderClass>,
-    /// The intervals of rule and veto, and the rule pixels and class that they were made for.
+    /// They are those of `class`.
+    has_sums: bool,
+    /// The intervals of rule and veto, and the rule pixels that they were made for; none in a new class.
     intervals: [&'a mut [Interval]; 2],
-    made_for: [Option<(usize, BorderClass)>; 2],
+    made_for: [usize; 2],
 }
 
 impl MaskedLayer<'_> {
@@ -105,12 +106,12 @@ impl MaskedLayer<'_> {
             words,
             windows,
             count: 0,
-            class: [0; 4],
+            class: [usize::MAX; 4],
             biases,
             sums,
-            sums_class: None,
+            has_sums: false,
             intervals: [rule, veto],
-            made_for: [None; 2],
+            made_for: [usize::MAX; 2],
         };
         let words = out.pixel_words();
         for (pixel, bits) in output.chunks_exact_mut(words).enumerate() {
@@ -132,9 +133,7 @@ impl MaskedLayer<'_> {
                     let conv_y = y * window.strides[0] + tap_y * window.dilation[0] - window.padding[0];
                     let conv_x = x * window.strides[1] + tap_x * window.dilation[1] - window.padding[1];
                     // Windows are taken together where they have the same intervals.
-                    if run.is_full()
-                        || run.count > 0 && (per_pixel || run.class_of(conv_y, conv_x) != run.class)
-                    {
+                    if run.is_full() || run.count > 0 && (per_pixel || run.is_other_class(conv_y, conv_x)) {
                         run.flush(conv_pixel, pixel, bits, veto_bits);
                     }
                     run.gather(input, conv_y, conv_x);
@@ -156,19 +155,27 @@ impl Run<'_> {
         (self.count + 1) * self.words > self.windows.len()
     }
 
-    /// The class that the intervals depend on: none where the input has no offset.
     fn class_of(&self, y: usize, x: usize) -> BorderClass {
-        if self.of.affine.add == 0 {
-            return [0; 4];
-        }
         let sliding = self.of.layer.geometry.sliding();
         let (rows, columns) = (sliding.taps_inside(0, y), sliding.taps_inside(1, x));
         [rows.0, rows.1, columns.0, columns.1]
     }
 
+    /// Whether the window of pixel (y, x) is of another class than the last one. Without an offset of the input there
+    /// is one class.
+    #[inline]
+    fn is_other_class(&self, y: usize, x: usize) -> bool {
+        self.of.affine.add != 0 && self.class_of(y, x) != self.class
+    }
+
     /// Gathers one window more: that of pixel (y, x) of the convolution.
+    #[inline]
     fn gather(&mut self, input: &[u8], y: usize, x: usize) {
-        self.class = self.class_of(y, x);
+        if self.is_other_class(y, x) {
+            self.class = self.class_of(y, x);
+            self.has_sums = false;
+            self.made_for = [usize::MAX; 2];
+        }
         let at = self.count * self.words;
         self.of.layer.geometry.gather_bytes(
             input,
@@ -193,10 +200,10 @@ impl Run<'_> {
     }
 
     fn hits(&mut self, set: usize, rules: &Rules<'_>, conv_pixel: usize, pixel: usize, bits: &mut [u32]) {
-        let made_for = Some((rules.pixel(conv_pixel, pixel), self.class));
-        if self.made_for[set] != made_for {
-            self.made_for[set] = made_for;
-            self.prepare(set, rules, rules.pixel(conv_pixel, pixel));
+        let at = rules.pixel(conv_pixel, pixel);
+        if self.made_for[set] != at {
+            self.made_for[set] = at;
+            self.prepare(set, rules, at);
         }
         let windows = &self.windows[..self.count * self.words];
         let groups = self.of.masks.chunks(32 * self.words).zip(self.intervals[set].chunks(32));
@@ -209,7 +216,7 @@ impl Run<'_> {
     #[inline(never)]
     fn prepare(&mut self, set: usize, rules: &Rules<'_>, at: usize) {
         let Affine { mul, add } = self.of.affine;
-        if add != 0 && self.sums_class != Some(self.class) {
+        if add != 0 && !self.has_sums {
             self.sum();
         }
         let (lo, hi) = rules.intervals(at);
@@ -237,7 +244,7 @@ impl Run<'_> {
 
     /// Sums each filter's weights inside: its products with a window of ones.
     fn sum(&mut self) {
-        self.sums_class = Some(self.class);
+        self.has_sums = true;
         let [first_y, end_y, first_x, end_x] = self.class;
         let geometry = &self.of.layer.geometry;
         let (channels, kernel_width) = (geometry.input().channels(), geometry.sliding().window().kernel[1]);

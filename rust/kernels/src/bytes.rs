@@ -15,6 +15,7 @@ border class of the pixel, and is only needed where `add` is not 0.
 */
 
 use crate::ArgumentError;
+use crate::arch::copy_bytes;
 use crate::conv::Accumulate;
 use crate::shape::Conv2dGeometry;
 
@@ -141,18 +142,6 @@ impl<F: ByteFilters> Accumulate for Gathered<'_, F> {
     }
 }
 
-/// Copies bytes, a word at a time: a row of a window is too short for a call of `memcpy`.
-#[inline(always)]
-fn copy_bytes(to: &mut [u8], from: &[u8]) {
-    let ((to, to_rest), (from, from_rest)) = (to.as_chunks_mut::<4>(), from.as_chunks::<4>());
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = *from;
-    }
-    for (to, from) in to_rest.iter_mut().zip(from_rest) {
-        *to = *from;
-    }
-}
-
 impl Conv2dGeometry {
     /// Gathers the bytes of the window of pixel (y, x) in filter order, 0 outside the image and behind the last.
     pub(crate) fn gather_bytes(&self, input: &[u8], y: usize, x: usize, bytes: &mut [u8]) {
@@ -165,22 +154,28 @@ impl Conv2dGeometry {
         } else if let Some(last) = bytes.last_chunk_mut::<4>() {
             *last = [0; 4];
         }
-        for tap_y in first_y..end_y {
-            let row =
-                (y * window.strides[0] + tap_y * window.dilation[0] - window.padding[0]) * shape.width();
-            let at = tap_y * window.kernel[1] * channels;
-            if window.dilation[1] == 1 && end_x > first_x {
-                let from = (row + x * window.strides[1] + first_x - window.padding[1]) * channels;
-                let len = (end_x - first_x) * channels;
-                let to = at + first_x * channels;
-                copy_bytes(&mut bytes[to..to + len], &input[from..from + len]);
+        // Where the first tap inside is; a tap is a pixel, or dilation, further on.
+        let (pixel_y, pixel_x) = (
+            (y * window.strides[0] + first_y * window.dilation[0]).wrapping_sub(window.padding[0]),
+            (x * window.strides[1] + first_x * window.dilation[1]).wrapping_sub(window.padding[1]),
+        );
+        let columns = end_x - first_x;
+        if columns == 0 {
+            return;
+        }
+        let mut from = (pixel_y.wrapping_mul(shape.width()).wrapping_add(pixel_x)).wrapping_mul(channels);
+        let mut to = (first_y * window.kernel[1] + first_x) * channels;
+        for _ in first_y..end_y {
+            if window.dilation[1] == 1 {
+                copy_bytes(&mut bytes[to..to + columns * channels], &input[from..from + columns * channels]);
             } else {
-                for tap_x in first_x..end_x {
-                    let column = x * window.strides[1] + tap_x * window.dilation[1] - window.padding[1];
-                    let (from, to) = ((row + column) * channels, at + tap_x * channels);
+                for column in 0..columns {
+                    let (from, to) = (from + column * window.dilation[1] * channels, to + column * channels);
                     copy_bytes(&mut bytes[to..to + channels], &input[from..from + channels]);
                 }
             }
+            from += window.dilation[0] * shape.width() * channels;
+            to += window.kernel[1] * channels;
         }
     }
 }

@@ -24,6 +24,52 @@ pub(crate) fn byte_distance(window: &[[u8; 4]], masks: &[u32]) -> u32 {
     sum
 }
 
+/// See the portable function of this name. A row of a window is too short for a call of `memcpy`, which LLVM makes of
+/// every loop that it can see through.
+#[inline(always)]
+pub(crate) fn copy_bytes(to: &mut [u8], from: &[u8]) {
+    let len = to.len().min(from.len());
+    let (to, from) = (to.as_mut_ptr(), from.as_ptr());
+    if len < 4 {
+        for at in 0..len {
+            // SAFETY: `at` is below both lengths.
+            unsafe {
+                asm!(
+                    "ldrb {byte}, [{from}, {at}]",
+                    "strb {byte}, [{to}, {at}]",
+                    byte = out(reg) _,
+                    from = in(reg) from,
+                    to = in(reg) to,
+                    at = in(reg) at,
+                    options(nostack, preserves_flags),
+                );
+            }
+        }
+        return;
+    }
+    // SAFETY: words at 0, 4, ... as long as they end before `len`, then one that ends there: each lies inside both slices,
+    // which are at least four bytes long. The core loads and stores words at any address.
+    unsafe {
+        asm!(
+            "cmp {rest}, #0",
+            "beq 3f",
+            "2:",
+            "ldr {word}, [{from}], #4",
+            "str {word}, [{to}], #4",
+            "subs {rest}, #4",
+            "bhi 2b",
+            "3:",
+            "ldr {word}, [{from}, {rest}]",
+            "str {word}, [{to}, {rest}]",
+            word = out(reg) _,
+            rest = inout(reg) len - 4 => _,
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            options(nostack),
+        );
+    }
+}
+
 /// See the portable function of this name.
 ///
 /// # Panics

@@ -42,6 +42,13 @@ pub(crate) fn byte_hits(windows: &[[u8; 4]], words: usize, masks: &[u32], interv
     hits
 }
 
+/// Copies bytes, as many as the shorter of the two has.
+#[inline(always)]
+pub(crate) fn copy_bytes(to: &mut [u8], from: &[u8]) {
+    let len = to.len().min(from.len());
+    to[..len].copy_from_slice(&from[..len]);
+}
+
 /// Sum of `bytes[i] * weights[i]` over the shorter of the two.
 #[inline(never)]
 pub(crate) fn byte_dot(bytes: &[u8], weights: &[i8]) -> i32 {
