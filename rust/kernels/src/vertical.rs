@@ -410,6 +410,7 @@ impl<'a> Walk<'a> {
     }
 
     /// What the counters of each class begin at, for windows with these rows inside: -W, and -L where based.
+    #[inline(never)]
     fn enter(&mut self, rows: (usize, usize)) {
         let (plan, shape) = (self.plan, self.plan.shape);
         let classes = core::mem::take(&mut self.classes);
@@ -426,7 +427,7 @@ impl<'a> Walk<'a> {
             });
         }
         for segment in 0..shape.segments() {
-            self.list(segment, rows, |_, word| lane_mask(shape.channels(), word));
+            self.list(segment, rows, None, (0, 0));
             let start = shape.before(segment * SEGMENT) + segment;
             for group in 0..shape.groups() {
                 for column in 0..shape.columns() {
@@ -448,42 +449,67 @@ impl<'a> Walk<'a> {
         self.classes = classes;
     }
 
-    /// Lists the set bits of a segment of a column, in the rows that are inside: `bits(row, word)` are those of an
-    /// input word. Returns how many there are.
-    #[inline(always)]
-    fn list(&mut self, segment: usize, rows: (usize, usize), bits: impl Fn(usize, usize) -> u32) -> usize {
+    /// Lists the set bits of a segment of a column, in the rows that are inside. Returns how many there are.
+    ///
+    /// With `first`, the column begins at that word of the image in kernel row `read.0`, and is read up to row
+    /// `read.1`; what is not read is +1 everywhere. Without, every bit counts as set. (As functions of their own, this and its siblings have the
+    /// registers that their loops need.)
+    #[inline(never)]
+    fn list(
+        &mut self,
+        segment: usize,
+        rows: (usize, usize),
+        first: Option<usize>,
+        read: (usize, usize),
+    ) -> usize {
         let (words, channels) = (self.plan.shape.pixel_words(), self.plan.shape.channels());
+        let geometry = self.geometry();
+        let step = geometry.sliding().window().dilation[0] * geometry.input().width() * words;
+        let last = lane_mask(channels, words - 1);
         let start = segment * SEGMENT;
         let end = (start + SEGMENT).min(self.plan.shape.column_pixels());
         self.picks.clear();
-        let (mut row, mut word, mut first) = (start / words, start % words, 0);
+        let (mut row, mut word, mut index) = (start / words, start % words, 0);
+        let mut at = first.unwrap_or(0).wrapping_add(row.wrapping_sub(read.0).wrapping_mul(step));
         for _ in start..end {
             if rows.0 <= row && row < rows.1 {
-                self.picks.push(bits(row, word), first);
+                let all = if word + 1 == words { last } else { u32::MAX };
+                // Unused bits, should anybody have set them, must select nothing.
+                let bits = match read.0 <= row && row < read.1 {
+                    true => (self.input[at + word] ^ self.mask[word]) & all,
+                    false if first.is_none() => all,
+                    false => !self.mask[word] & all,
+                };
+                self.picks.push(bits, index);
             }
             word += 1;
-            first += 32;
+            index += 32;
             if word == words {
-                first = first + channels - 32 * words;
+                index = index + channels - 32 * words;
+                at = at.wrapping_add(step);
                 (row, word) = (row + 1, 0);
             }
         }
         let count = self.picks.len();
-        self.picks.pad(first as u8);
+        self.picks.pad(index as u8);
         count
     }
 
     /// One row of output pixels.
+    #[inline(never)]
     fn row(&mut self, y: usize, rows: (usize, usize), output: &mut [u32]) {
-        let (plan, shape) = (self.plan, self.plan.shape);
         let geometry = self.geometry();
-        let (input, window) = (geometry.input(), geometry.sliding().window());
-        let (stride, dilation, left) = (window.strides[1], window.dilation[1], window.padding[1]);
-        let (image, mask, lanes) = (self.input, self.mask, self.lanes);
+        let (input, sliding) = (geometry.input(), geometry.sliding());
+        let window = sliding.window();
+        let (stride, left) = (window.strides[1], window.padding[1]);
         let width = geometry.output().width();
-        let span = span(window.kernel[1], dilation);
+        let span = span(window.kernel[1], window.dilation[1]);
+        let read = sliding.taps_inside(0, y);
+        let first_row = (y * window.strides[0] + read.0 * window.dilation[0]).wrapping_sub(window.padding[0]);
         // The next window to open, with its border class and slot.
         let (mut opened, mut class, mut last, mut slot) = (0, 0, None, 0);
+        // The next window to finish, and its last column.
+        let (mut finished, mut end) = (0, span - 1);
         // Columns of the padded input.
         for column in 0..(width - 1) * stride + span {
             if opened < width && opened * stride == column {
@@ -492,91 +518,131 @@ impl<'a> Walk<'a> {
                     class += 1;
                 }
                 last = Some(columns);
-                let window = &mut self.windows[slot * plan.window()..][..plan.window()];
-                window[0] = 0;
-                window[1..].copy_from_slice(&self.classes[class * plan.counters()..][..plan.counters()]);
+                self.open(slot, class);
                 opened += 1;
-                slot = if slot + 1 == plan.open { 0 } else { slot + 1 };
+                slot = if slot + 1 == self.plan.open { 0 } else { slot + 1 };
             }
             let x = column.wrapping_sub(left);
-            if x < input.width() || self.padding == Padding::One {
-                for segment in 0..shape.segments() {
-                    let count = self.list(segment, rows, |row, word| {
-                        let row = (y * window.strides[0] + row * window.dilation[0])
-                            .wrapping_sub(window.padding[0]);
-                        let all = lane_mask(input.channels(), word);
-                        let bits = if row < input.height() && x < input.width() {
-                            image[(row * input.width() + x) * input.pixel_words() + word]
-                        } else {
-                            all
-                        };
-                        // Unused bits, should anybody have set them, must select nothing.
-                        (bits ^ mask[word]) & all
-                    });
-                    let start = shape.before(segment * SEGMENT) + segment;
-                    // The windows that hold this column, the newest first.
-                    let (mut open, mut slot) = (opened, slot);
-                    while open > 0 {
-                        open -= 1;
-                        slot = if slot == 0 { plan.open } else { slot } - 1;
-                        let offset = column - open * stride;
-                        if offset >= span {
-                            break;
-                        }
-                        let tap = if dilation == 1 { offset } else { offset / dilation };
-                        if tap * dilation != offset {
-                            continue;
-                        }
-                        let window = &mut self.windows[slot * plan.window()..][..plan.window()];
-                        window[0] += count as u32;
-                        let mut words = start + tap * shape.column_words();
-                        for counter in window[1..].chunks_exact_mut(plan.planes) {
-                            // The words count in steps of two.
-                            add_picked(&mut counter[1..], &lanes[words..], &self.picks);
-                            words += shape.group_words();
-                        }
-                    }
+            let is_inside = x < input.width();
+            if is_inside || self.padding == Padding::One {
+                let first =
+                    first_row.wrapping_mul(input.width()).wrapping_add(x).wrapping_mul(input.pixel_words());
+                for segment in 0..self.plan.shape.segments() {
+                    let count = self.list(segment, rows, Some(first), if is_inside { read } else { (0, 0) });
+                    self.add(segment, count, column, opened, slot);
                 }
             }
-            if let Some(from) = (column + 1).checked_sub(span)
-                && from % stride == 0
+            if column == end {
+                self.finish(y, finished, rows, output);
+                finished += 1;
+                end += stride;
+            }
+        }
+    }
+
+    /// Opens a window of a border class.
+    #[inline]
+    fn open(&mut self, slot: usize, class: usize) {
+        let window = &mut self.windows[slot * self.plan.window()..][..self.plan.window()];
+        window[0] = 0;
+        let begin = &self.classes[class * self.plan.counters()..][..self.plan.counters()];
+        for (word, begin) in window[1..].iter_mut().zip(begin) {
+            *word = *begin;
+        }
+    }
+
+    /// Adds the listed bits of a column to the windows that hold it: the newest of them is `opened` - 1, before
+    /// `slot`.
+    #[inline(never)]
+    fn add(&mut self, segment: usize, count: usize, column: usize, opened: usize, slot: usize) {
+        let (planes, size, slots) = (self.plan.planes, self.plan.window(), self.plan.open);
+        let window = self.layer.geometry.sliding().window();
+        let (stride, dilation) = (window.strides[1], window.dilation[1]);
+        let span = span(window.kernel[1], dilation);
+        let (column_words, group_words) = (self.plan.shape.column_words(), self.plan.shape.group_words());
+        let start = self.plan.shape.before(segment * SEGMENT) + segment;
+        let (mut open, mut slot) = (opened, slot);
+        let mut offset = column.wrapping_sub(opened * stride);
+        while open > 0 {
+            open -= 1;
+            offset = offset.wrapping_add(stride);
+            if offset >= span {
+                break;
+            }
+            slot = if slot == 0 { slots } else { slot } - 1;
+            let tap = if dilation == 1 { offset } else { offset / dilation };
+            if dilation != 1 && tap * dilation != offset {
+                continue;
+            }
+            let window = &mut self.windows[slot * size..][..size];
+            window[0] += count as u32;
+            let mut words = start + tap * column_words;
+            let mut rest = &mut window[1..];
+            while let Some((counter, others)) = rest.split_at_mut_checked(planes)
+                && let Some((_, counted)) = counter.split_first_mut()
             {
-                self.finish(y, from / stride, rows, output);
+                // The words count in steps of two.
+                add_picked(counted, &self.lanes[words..], &self.picks);
+                words += group_words;
+                rest = others;
             }
         }
     }
 
     /// The bits of output pixel (y, x), whose window is complete.
+    #[inline(never)]
     fn finish(&mut self, y: usize, x: usize, rows: (usize, usize), output: &mut [u32]) {
-        let (plan, shape) = (self.plan, self.plan.shape);
+        let plan = &self.plan;
         let products = self.products(rows, self.taps_inside(1, x));
         let parity = products as usize & 1;
         let start = x % plan.open * plan.window();
         let shared = self.windows[start] as i32 - (products >> 1);
-        for group in 0..shape.groups() {
+        for group in 0..plan.shape.groups() {
             let at = start + 1 + group * plan.planes;
             subtract_scalar(&mut self.windows[at..at + plan.planes], shared);
         }
-        let out = *self.layer.output();
         let conv_pixel = y * self.geometry().output().width() + x;
-        if self.layer.pool.is_none() {
-            let to = &mut output[conv_pixel * out.pixel_words()..][..out.pixel_words()];
+        let words = self.layer.output().pixel_words();
+        let Some(pool) = &self.layer.pool else {
+            let to = &mut output[conv_pixel * words..][..words];
             self.bits(0, conv_pixel, conv_pixel, parity, start, |group, bits| to[group] = bits);
+            return;
+        };
+        let window = pool.sliding().window();
+        if window.kernel == window.strides && window.padding[..2] == [0, 0] && window.dilation == [1, 1] {
+            // By far the most pools: each pixel belongs to one window.
+            let (pooled_y, pooled_x) = (y / window.strides[0], x / window.strides[1]);
+            if pooled_x < self.layer.output().width() {
+                self.pool(pooled_y, pooled_x, conv_pixel, parity, start, output);
+            }
             return;
         }
         for pooled_y in self.targets(0, y) {
             for pooled_x in self.targets(1, x) {
-                let pixel = pooled_y * out.width() + pooled_x;
-                let to = &mut output[pixel * out.pixel_words()..][..out.pixel_words()];
-                self.bits(0, conv_pixel, pixel, parity, start, |group, bits| to[group] |= bits);
-                if plan.rule_sets == 2 {
-                    let veto = core::mem::take(&mut self.veto);
-                    let at = pooled_y % plan.veto_rows * plan.veto_row + pooled_x * out.pixel_words();
-                    let to = &mut veto[at..at + out.pixel_words()];
-                    self.bits(1, conv_pixel, pixel, parity, start, |group, bits| to[group] |= bits);
-                    self.veto = veto;
-                }
+                self.pool(pooled_y, pooled_x, conv_pixel, parity, start, output);
             }
+        }
+    }
+
+    /// Adds the bits of a pixel of the convolution to those of a pooled one.
+    fn pool(
+        &mut self,
+        y: usize,
+        x: usize,
+        conv_pixel: usize,
+        parity: usize,
+        start: usize,
+        output: &mut [u32],
+    ) {
+        let words = self.layer.output().pixel_words();
+        let pixel = y * self.layer.output().width() + x;
+        let to = &mut output[pixel * words..][..words];
+        self.bits(0, conv_pixel, pixel, parity, start, |group, bits| to[group] |= bits);
+        if self.plan.rule_sets == 2 {
+            let veto = core::mem::take(&mut self.veto);
+            let to = &mut veto[y % self.plan.veto_rows * self.plan.veto_row + x * words..][..words];
+            self.bits(1, conv_pixel, pixel, parity, start, |group, bits| to[group] |= bits);
+            self.veto = veto;
         }
     }
 
