@@ -20,6 +20,7 @@ CRATES = {
     "cbin-nn-python": {"cbin-nn-kernels", "cbin-nn-model", "cbin-nn-deploy"},
     "cbin-nn-runner": {"cbin-nn-model", "cbin-nn-protocol"},
     "cbin-nn-qemu-mps2-an500": {"cbin-nn-runner"},
+    "cbin-nn-cores": {"cbin-nn-model"},
     "cbin-nn-fuzz": {"cbin-nn-kernels", "cbin-nn-model"},
 }
 #: Crates that may have no dependency at all, development aside.
