@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .converters import ConversionReport
     from .deploy import BenchReport, Progress
 
-__all__ = ["Layer", "Model", "check_images", "check_words", "convert", "load", "save"]
+__all__ = ["Layer", "Model", "check_images", "check_words", "convert", "densities", "load", "save"]
 
 Array = npt.NDArray[Any]
 OutputType = Literal["i8", "i16", "i32", "f32"]
@@ -395,11 +395,11 @@ def convert(
         source, output=output, input_scale=input_scale, input_offset=input_offset, fuse=fuse
     )
     plain = Model(_native.Model.from_bytes(_native.build_model(lowered)), report)
-    chosen = choose_layouts(lowered, _densities(lowered, plain))
+    chosen = choose_layouts(lowered, densities(lowered, plain))
     return Model(_native.Model.from_bytes(_native.build_model(chosen)), report)
 
 
-def _densities(lowered: LoweredModel, model: Model) -> dict[str, npt.NDArray[np.float64]]:
+def densities(lowered: LoweredModel, model: Model) -> dict[str, npt.NDArray[np.float64]]:
     """How often each channel of each packed tensor is +1 on generated images, by the tensor's name."""
     height, width, channels = model.input_shape
     sums: dict[str, list[npt.NDArray[np.float64]]] = {}
