@@ -42,8 +42,9 @@ fn filter_words(layer: &ConvLayer<'_>) -> usize {
 }
 
 /// Four-byte words of window that a run needs.
-pub(crate) fn window_words(layer: &ConvLayer<'_>) -> usize {
-    windows(layer) * filter_words(layer)
+pub(crate) fn window_words(layer: &ConvLayer<'_>, affine: Affine) -> usize {
+    // One more to sum the weights with, where they are summed.
+    (windows(layer) + usize::from(affine.add != 0)) * filter_words(layer)
 }
 
 /// Words of scratch that a run needs: 255 N of each filter, its weights inside where they matter, its intervals.
@@ -51,6 +52,14 @@ pub(crate) fn scratch_words(layer: &ConvLayer<'_>, affine: Affine) -> usize {
     let filters = layer.geometry.output().channels();
     let (sums, veto) = (usize::from(affine.add != 0), usize::from(layer.veto_words() != 0));
     filters * (1 + sums + 2 + 2 * veto) + layer.veto_words()
+}
+
+/// `n / d` rounded down, with the core's own division wherever the numbers allow it.
+fn floor(n: i64, d: i32) -> i64 {
+    match i32::try_from(n) {
+        Ok(n) => n.div_euclid(d).into(),
+        Err(_) => n.div_euclid(d.into()),
+    }
 }
 
 /// A layer with its masks.
@@ -152,7 +161,7 @@ impl MaskedLayer<'_> {
 
 impl Run<'_> {
     fn is_full(&self) -> bool {
-        (self.count + 1) * self.words > self.windows.len()
+        self.count == windows(self.of.layer)
     }
 
     fn class_of(&self, y: usize, x: usize) -> BorderClass {
@@ -227,7 +236,7 @@ impl Run<'_> {
             let (lo, hi) = (i64::from(lo[filter]) - inside, i64::from(hi[filter]) - inside);
             let (least, most) = match mul {
                 1 => (lo, hi),
-                _ => (-(-lo).div_euclid(mul.into()), hi.div_euclid(mul.into())),
+                _ => (-floor(-lo, mul), floor(hi, mul)),
             };
             let bias = i64::from(self.biases[filter]);
             // No distance is below 0, nor above i32.
@@ -248,18 +257,15 @@ impl Run<'_> {
         let [first_y, end_y, first_x, end_x] = self.class;
         let geometry = &self.of.layer.geometry;
         let (channels, kernel_width) = (geometry.input().channels(), geometry.sliding().window().kernel[1]);
-        // Between two gathered windows there is no room for a third; each word is made as it is needed.
-        let one = |at: usize| {
-            let (tap, inside) = (at / channels, at < geometry.products());
-            let (row, column) = (tap / kernel_width, tap % kernel_width);
-            u8::from(inside && (first_y..end_y).contains(&row) && (first_x..end_x).contains(&column))
-        };
-        self.sums.copy_from_slice(self.biases);
-        for word in 0..self.words {
-            let ones = [0, 1, 2, 3].map(|byte| one(4 * word + byte));
-            for (sum, masks) in self.sums.iter_mut().zip(self.of.masks.chunks_exact(self.words)) {
-                *sum = sum.wrapping_sub(byte_distance(&[ones], &masks[word..=word]));
-            }
+        let ones = &mut self.windows[windows(self.of.layer) * self.words..];
+        ones.fill([0; 4]);
+        for row in first_y..end_y {
+            let at = row * kernel_width * channels;
+            ones.as_flattened_mut()[at + first_x * channels..at + end_x * channels].fill(1);
+        }
+        let filters = self.of.masks.chunks_exact(self.words).zip(&*self.biases);
+        for (sum, (masks, bias)) in self.sums.iter_mut().zip(filters) {
+            *sum = bias.wrapping_sub(byte_distance(ones, masks));
         }
     }
 }

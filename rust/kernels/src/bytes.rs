@@ -15,7 +15,7 @@ border class of the pixel, and is only needed where `add` is not 0.
 */
 
 use crate::ArgumentError;
-use crate::arch::copy_bytes;
+use crate::arch::copy_rows;
 use crate::conv::Accumulate;
 use crate::shape::Conv2dGeometry;
 
@@ -160,22 +160,18 @@ impl Conv2dGeometry {
             (x * window.strides[1] + first_x * window.dilation[1]).wrapping_sub(window.padding[1]),
         );
         let columns = end_x - first_x;
-        if columns == 0 {
+        if columns == 0 || end_y == first_y {
             return;
         }
         let mut from = (pixel_y.wrapping_mul(shape.width()).wrapping_add(pixel_x)).wrapping_mul(channels);
         let mut to = (first_y * window.kernel[1] + first_x) * channels;
-        for _ in first_y..end_y {
-            if window.dilation[1] == 1 {
-                copy_bytes(&mut bytes[to..to + columns * channels], &input[from..from + columns * channels]);
-            } else {
-                for column in 0..columns {
-                    let (from, to) = (from + column * window.dilation[1] * channels, to + column * channels);
-                    copy_bytes(&mut bytes[to..to + channels], &input[from..from + channels]);
-                }
-            }
-            from += window.dilation[0] * shape.width() * channels;
-            to += window.kernel[1] * channels;
+        // A kernel row is one run of bytes, or a run a pixel where the taps lie apart.
+        let (runs, run) = if window.dilation[1] == 1 { (1, columns * channels) } else { (columns, channels) };
+        let steps = [window.kernel[1] * channels, window.dilation[0] * shape.width() * channels];
+        for _ in 0..runs {
+            copy_rows(&mut bytes[to..], &input[from..], steps, run, end_y - first_y);
+            from += window.dilation[1] * channels;
+            to += channels;
         }
     }
 }

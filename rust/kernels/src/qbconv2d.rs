@@ -137,7 +137,7 @@ impl<'a> QbConv2d<'a> {
     pub fn window_words(&self) -> usize {
         match self.weights {
             Weights::Packed(_) => 0,
-            Weights::ByteMask(_) => byte_mask::window_words(&self.layer),
+            Weights::ByteMask(_) => byte_mask::window_words(&self.layer, self.affine),
         }
     }
 

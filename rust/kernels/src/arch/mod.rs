@@ -8,8 +8,8 @@ mod armv7em;
 mod portable;
 
 #[cfg(cbin_dsp)]
-pub(crate) use armv7em::{add_picked, byte_distance, byte_hits, copy_bytes, picks};
+pub(crate) use armv7em::{add_picked, byte_distance, byte_hits, copy_rows, picks};
 pub(crate) use portable::{PICK_BLOCK, Picks, counter_words};
 #[cfg(not(cbin_dsp))]
-pub(crate) use portable::{add_picked, byte_distance, byte_hits, copy_bytes, picks};
+pub(crate) use portable::{add_picked, byte_distance, byte_hits, copy_rows, picks};
 pub(crate) use portable::{byte_dot, differing, differing_inside};

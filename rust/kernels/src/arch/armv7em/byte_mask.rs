@@ -24,47 +24,42 @@ pub(crate) fn byte_distance(window: &[[u8; 4]], masks: &[u32]) -> u32 {
     sum
 }
 
-/// See the portable function of this name. A row of a window is too short for a call of `memcpy`, which LLVM makes of
-/// every loop that it can see through.
-#[inline(always)]
-pub(crate) fn copy_bytes(to: &mut [u8], from: &[u8]) {
-    let len = to.len().min(from.len());
-    let (to, from) = (to.as_mut_ptr(), from.as_ptr());
+/// See the portable function of this name. A row is too short for a call of `memcpy`, which LLVM makes of every loop
+/// that it can see through.
+pub(crate) fn copy_rows(to: &mut [u8], from: &[u8], steps: [usize; 2], len: usize, rows: usize) {
     if len < 4 {
-        for at in 0..len {
-            // SAFETY: `at` is below both lengths.
-            unsafe {
-                asm!(
-                    "ldrb {byte}, [{from}, {at}]",
-                    "strb {byte}, [{to}, {at}]",
-                    byte = out(reg) _,
-                    from = in(reg) from,
-                    to = in(reg) to,
-                    at = in(reg) at,
-                    options(nostack, preserves_flags),
-                );
-            }
-        }
-        return;
+        return super::super::portable::copy_rows(to, from, steps, len, rows);
     }
-    // SAFETY: words at 0, 4, ... as long as they end before `len`, then one that ends there: each lies inside both slices,
-    // which are at least four bytes long. The core loads and stores words at any address.
+    let last = rows - 1;
+    assert!(last * steps[0] + len <= to.len() && last * steps[1] + len <= from.len(), "rows end inside");
+    // SAFETY: words at 0, 4, ... of a row as long as they end before `len`, then one that ends there: each lies inside its
+    // row, and the last row inside both slices. The core loads and stores words at any address.
     unsafe {
         asm!(
-            "cmp {rest}, #0",
-            "beq 3f",
             "2:",
+            "subs {rest}, {len}, #4",
+            "beq 4f",
+            "3:",
             "ldr {word}, [{from}], #4",
             "str {word}, [{to}], #4",
             "subs {rest}, #4",
-            "bhi 2b",
-            "3:",
+            "bhi 3b",
+            "4:",
             "ldr {word}, [{from}, {rest}]",
             "str {word}, [{to}, {rest}]",
+            "add {from}, {from_gap}",
+            "add {to}, {to_gap}",
+            "subs {rows}, #1",
+            "bne 2b",
             word = out(reg) _,
-            rest = inout(reg) len - 4 => _,
-            from = inout(reg) from => _,
-            to = inout(reg) to => _,
+            rest = out(reg) _,
+            len = in(reg) len,
+            from = inout(reg) from.as_ptr() => _,
+            to = inout(reg) to.as_mut_ptr() => _,
+            // The pointers have gone over all words but the last, which may be a short one.
+            from_gap = in(reg) steps[1].wrapping_sub((len - 1) / 4 * 4),
+            to_gap = in(reg) steps[0].wrapping_sub((len - 1) / 4 * 4),
+            rows = inout(reg) rows => _,
             options(nostack),
         );
     }

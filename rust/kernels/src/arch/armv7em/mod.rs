@@ -5,5 +5,5 @@ Inner loops for ARMv7E-M (Cortex-M4 and M7): its DSP instructions, and what is w
 mod byte_mask;
 mod vertical;
 
-pub(crate) use byte_mask::{byte_distance, byte_hits, copy_bytes};
+pub(crate) use byte_mask::{byte_distance, byte_hits, copy_rows};
 pub(crate) use vertical::{add_picked, picks};

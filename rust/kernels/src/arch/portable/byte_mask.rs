@@ -42,11 +42,15 @@ pub(crate) fn byte_hits(windows: &[[u8; 4]], words: usize, masks: &[u32], interv
     hits
 }
 
-/// Copies bytes, as many as the shorter of the two has.
-#[inline(always)]
-pub(crate) fn copy_bytes(to: &mut [u8], from: &[u8]) {
-    let len = to.len().min(from.len());
-    to[..len].copy_from_slice(&from[..len]);
+/// Copies `rows` times `len` bytes, at least one of each; a row begins so many bytes after the one before it, `to` and
+/// `from`.
+///
+/// # Panics
+/// Where a row ends beyond its slice.
+pub(crate) fn copy_rows(to: &mut [u8], from: &[u8], steps: [usize; 2], len: usize, rows: usize) {
+    for row in 0..rows {
+        to[row * steps[0]..][..len].copy_from_slice(&from[row * steps[1]..][..len]);
+    }
 }
 
 /// Sum of `bytes[i] * weights[i]` over the shorter of the two.
