@@ -10,7 +10,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 FRAMEWORKS := .venv-frameworks
 BOARD := qemu-mps2-an500
+BOARDS := $(notdir $(wildcard firmware/boards/*))
 TARGET := thumbv7em-none-eabihf
+RUNNERS := $(BOARDS:%=python/cbin_nn/runners/%.elf)
 RUNNER := python/cbin_nn/runners/$(BOARD).elf
 NATIVE := python/cbin_nn/_native.abi3.so
 
@@ -42,22 +44,50 @@ $(NATIVE): $(VENV)/.done $(rust_sources) README.md
 develop: $(NATIVE) ## Build the extension into .venv
 	@$(BIN)/cbin-nn --version
 
-$(RUNNER): $(firmware_sources)
+python/cbin_nn/runners/%.elf: $(firmware_sources)
 	scripts/rust-target.sh $(TARGET)
-	cd firmware/boards/$(BOARD) && cargo build --release --locked
+	cd firmware/boards/$* && cargo build --release --locked
 	mkdir -p $(dir $@)
-	cp firmware/boards/$(BOARD)/target/$(TARGET)/release/runner $@
+	cp firmware/target/$(TARGET)/release/$* $@
 
 .PHONY: firmware
-firmware: $(RUNNER) ## Build the runner image of every board
+firmware: $(RUNNERS) ## Build the runner image of every board
 
 .PHONY: emulator
 emulator:
 	@scripts/emulator.sh
 
+CAPI_TARGET := thumbv7em-none-eabihf
+
+.PHONY: capi
+capi: ## The C library and its header for CAPI_TARGET, in build/capi/
+	scripts/rust-target.sh $(CAPI_TARGET)
+	cargo build --profile capi --package cbin-nn-capi --target $(CAPI_TARGET) --locked --quiet
+	mkdir -p build/capi/$(CAPI_TARGET)
+	cp target/$(CAPI_TARGET)/capi/libcbin_nn.a rust/capi/include/cbin_nn.h build/capi/$(CAPI_TARGET)/
+
+.PHONY: capi-header
+capi-header: ## Write the C header anew from the code
+	CBIN_NN_WRITE_HEADER=1 cargo test --quiet --package cbin-nn-capi --test header
+
+.PHONY: arm-gcc
+arm-gcc:
+	@scripts/arm-gcc.sh
+
+# Linux wheels are linked against the glibc of manylinux_2_28 by Zig's linker; elsewhere the system's own will do.
+ifeq ($(shell uname -s),Linux)
+WHEEL_FLAGS := --zig --compatibility manylinux_2_28
+WHEEL_TOOLS := $(BIN)/uv pip install --quiet --python $(BIN)/python 'ziglang>=0.13'
+endif
+
 .PHONY: wheel
-wheel: $(VENV)/.done $(RUNNER) ## Build a wheel with the runner images inside, in dist/
-	VIRTUAL_ENV=$(VENV) $(BIN)/maturin build --release --out dist
+wheel: $(VENV)/.done $(RUNNERS) ## Build a wheel with the runner images inside, in dist/
+	$(WHEEL_TOOLS)
+	VIRTUAL_ENV=$(VENV) PATH="$(abspath $(BIN)):$$PATH" $(BIN)/maturin build --release --strip --out dist $(WHEEL_FLAGS)
+
+.PHONY: test-wheel
+test-wheel: wheel ## Install the wheel into an empty environment and deploy to a simulated board
+	$(BIN)/python scripts/test_wheel.py dist/cbin_nn-*-cp310-abi3-*.whl
 
 # ------------------------------------------------------------------------------------------------
 # The main job
@@ -77,6 +107,24 @@ bench: $(NATIVE) $(RUNNER) emulator ## Instructions by layer and memory on the e
 mca: $(RUNNER) ## Estimate the cycles of the hand-scheduled loops on a Cortex-M7 (llvm-mca)
 	$(PYTHON) scripts/mca.py $(RUNNER)
 
+# Beside TensorFlow, what `make bench-host` compares with.
+$(FRAMEWORKS)/.bench: pyproject.toml $(FRAMEWORKS)/.done
+	$(BIN)/python scripts/requirements.py bench | \
+		$(BIN)/uv pip install --quiet --python $(FRAMEWORKS)/bin/python -r -
+	touch $@
+
+# torch is left out where no interpreter here has it: its wheels take gigabytes.
+bench_torch = $(firstword $(wildcard .venv-torch/bin/python $(FRAMEWORKS)/bin/python))
+.PHONY: bench-host
+bench-host: $(FRAMEWORKS)/.bench $(NATIVE) ## Images a second on this machine, beside onnxruntime, torch, Keras and Larq
+	@scripts/cifar10.sh $(BIN)/python build/cifar10
+	PYTHONPATH=python $(FRAMEWORKS)/bin/python scripts/bench_host.py --data build/cifar10 \
+		--python torch=$(bench_torch) --record bench/record
+
+.PHONY: bench-kernels
+bench-kernels: ## Time of each kernel with each set of instructions that this CPU has (criterion)
+	cargo bench -p cbin-nn-kernels --features std
+
 # ------------------------------------------------------------------------------------------------
 # Checks
 
@@ -85,21 +133,22 @@ lint: $(NATIVE) ## Formatting, clippy, ruff, types, dependency direction
 	cargo fmt --all --check
 	cd firmware && cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo fmt --manifest-path examples/embed-rust/Cargo.toml --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	cargo clippy --manifest-path fuzz/Cargo.toml --all-targets --locked --quiet -- -D warnings
-	$(BIN)/ruff format --check python tests examples scripts
-	$(BIN)/ruff check python tests examples scripts
+	$(BIN)/ruff format --check python tests examples scripts notebooks
+	$(BIN)/ruff check python tests examples scripts notebooks
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest cbin_nn._native
 	$(BIN)/python scripts/check_dependencies.py
 
 .PHONY: test-rust
 test-rust: $(RUNNER) emulator ## Rust tests, the emulated board's included
-	CBIN_NN_RUNNERS=$(abspath $(dir $(RUNNER))) cargo test --workspace --features cbin-nn-model/std --quiet
+	CBIN_NN_RUNNERS=$(abspath $(dir $(RUNNER))) cargo test --workspace --exclude cbin-nn-python --features cbin-nn-model/std --quiet
 	cargo test --manifest-path fuzz/Cargo.toml --locked --quiet
 
 .PHONY: test-python
-test-python: $(NATIVE) $(RUNNER) emulator ## Python tests that need no deep-learning framework
+test-python: $(NATIVE) $(RUNNERS) emulator arm-gcc ## Python tests that need no deep-learning framework
 	@scripts/cifar10.sh $(BIN)/python build/cifar10
 	$(BIN)/python -m pytest -q --ignore tests/frameworks
 
@@ -116,6 +165,30 @@ $(FRAMEWORKS)/.done: pyproject.toml $(VENV)/.done
 test-frameworks: $(FRAMEWORKS)/.done $(NATIVE) ## Tests against real Larq on real TensorFlow
 	PYTHONPATH=python $(FRAMEWORKS)/bin/python -m pytest -q tests/frameworks
 
+.PHONY: test-cores
+test-cores: test-cores-aarch64 ## Tests of the kernels on other cores than this one's, emulated
+
+# Optimized: the emulator takes its time.
+AARCH64 = CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+
+.PHONY: test-cores-aarch64
+test-cores-aarch64:
+	scripts/aarch64.sh
+	scripts/rust-target.sh aarch64-unknown-linux-gnu
+	$(AARCH64) cargo test --release --target aarch64-unknown-linux-gnu --quiet \
+		-p cbin-nn-kernels -p cbin-nn-model --features cbin-nn-model/std
+
+$(VENV)/.docs: pyproject.toml $(VENV)/.done
+	$(BIN)/python scripts/requirements.py docs | $(BIN)/uv pip install --quiet --python $(BIN)/python -r -
+	touch $@
+
+.PHONY: docs
+docs: $(VENV)/.docs $(NATIVE) $(RUNNER) emulator ## The documentation site, in build/site/, and the crates' pages; any warning fails
+	$(BIN)/jupyter nbconvert --log-level ERROR --execute --to notebook --output-dir docs/notebooks notebooks/0[34]_*.ipynb
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+
 .PHONY: fixtures
 fixtures: $(NATIVE) ## Remake the test fixtures that need no framework
 	$(BIN)/python tests/make_fixture.py
@@ -124,10 +197,11 @@ fixtures: $(NATIVE) ## Remake the test fixtures that need no framework
 MIRI = MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test --quiet --tests
 
 .PHONY: miri
-miri: ## Run the kernels' and the model's tests under Miri (nightly)
+miri: ## Run the tests of the kernels, the model and the C interface under Miri (nightly)
 	scripts/nightly.sh miri rust-src
 	cargo +nightly miri setup
 	$(MIRI) -p cbin-nn-kernels & kernels=$$!; $(MIRI) -p cbin-nn-model --features cbin-nn-model/std; wait $$kernels
+	$(MIRI) -p cbin-nn-capi --test calls
 
 .PHONY: test-cores
 test-cores: ## Replay the golden vectors on Cortex-M0, M3, M7, M33 and RISC-V under QEMU
@@ -153,4 +227,4 @@ mutants: ## Check that every committed mutant of the reference kernels fails a t
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf target fuzz/target fuzz/artifacts firmware/target firmware/boards/*/target $(VENV) $(FRAMEWORKS) build dist $(NATIVE) $(RUNNER)
+	rm -rf target fuzz/target fuzz/artifacts firmware/target $(VENV) $(FRAMEWORKS) build dist $(NATIVE) $(RUNNERS)

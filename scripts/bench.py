@@ -1,9 +1,11 @@
-"""Instructions by layer on the emulated Cortex-M7, and the memory that goes with them: bench.py [--record].
+"""Instructions by layer on the emulated Cortex-M7, and the memory that goes with them: bench.py
+[--record].
 
-Prints two tables, for SmallCifar as it was trained, for a SmallCifar with random weights whose activations are half +1
-(the cost of vertical counters follows how many bits are set), and for single layers of many shapes. With `--record`
-they are kept as bench/record/DATE.json; `tests/test_bench.py` measures again and fails where a layer takes 2 % more
-than in the latest record. Counts are exact to 40 instructions and the same on every machine. They are no cycles.
+Prints two tables, for SmallCifar as it was trained, for a SmallCifar with random weights whose
+activations are half +1 (the cost of vertical counters follows how many bits are set), and for single
+layers of many shapes. With `--record` they are kept as bench/record/DATE.json; `tests/test_bench.py`
+measures again and fails where a layer takes 2 % more than in the latest record. Counts are exact to 40
+instructions and the same on every machine. They are no cycles.
 """
 
 from __future__ import annotations
@@ -96,7 +98,14 @@ def half_dense() -> LoweredModel:
 
 def layers() -> Iterator[tuple[str, LoweredModel]]:
     """Single layers over a grid of shapes, thresholds at 0, random bits in."""
-    for channels, filters, kernel in [(32, 32, 3), (64, 64, 3), (32, 64, 5), (40, 24, 3), (128, 128, 3), (16, 8, 5)]:
+    for channels, filters, kernel in [
+        (32, 32, 3),
+        (64, 64, 3),
+        (32, 64, 5),
+        (40, 24, 3),
+        (128, 128, 3),
+        (16, 8, 5),
+    ]:
         rng = np.random.default_rng(channels + filters)
         weights = signs(rng, (filters, kernel, kernel, channels))
         for layout, mask in [("carry-save", None), ("vertical", np.zeros(channels, bool))]:

@@ -1,7 +1,8 @@
-"""Cycles of the hand-scheduled inner loops on a Cortex-M7, as LLVM's machine-code analyser estimates them: mca.py RUNNER.
+"""Cycles of the hand-scheduled inner loops on a Cortex-M7, as llvm-mca estimates them: mca.py RUNNER.
 
-An estimate, not a measurement: llvm-mca takes every load to hit and every branch to be predicted, and knows neither flash
-wait states nor the caches. Needs `llvm-mca` (Debian's `llvm`) and `llvm-objdump` of the `llvm-tools` component.
+An estimate, not a measurement: llvm-mca takes every load to hit and every branch to be predicted, and
+knows neither flash wait states nor the caches. Needs `llvm-mca` (Debian's `llvm`) and `llvm-objdump` of
+the `llvm-tools` component.
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ def straight(lines: list[str]) -> list[str]:
     best: list[str] = []
     run: list[str] = []
     for line in lines:
-        if re.match(r"(b|bl|bx|cbn?z|beq|bne|blo|bhs|bhi|bls|pop|push)(\.w|\.n)?\s", line) or " pc" in line or "<" in line:
+        if (
+            re.match(r"(b|bl|bx|cbn?z|beq|bne|blo|bhs|bhi|bls|pop|push)(\.w|\.n)?\s", line)
+            or " pc" in line
+            or "<" in line
+        ):
             run = []
         else:
             run.append(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,8 +23,21 @@ from .layouts import choose_layouts
 if TYPE_CHECKING:
     from .converters import ConversionReport
     from .deploy import BenchReport, Progress
+    from .evaluation import Evaluation
+    from .operators import LoweredModel
+    from .report import ModelReport
 
-__all__ = ["Layer", "Model", "check_images", "check_words", "convert", "densities", "load", "save"]
+__all__ = [
+    "ArenaBuffer",
+    "Layer",
+    "Model",
+    "check_images",
+    "check_words",
+    "convert",
+    "densities",
+    "load",
+    "save",
+]
 
 Array = npt.NDArray[Any]
 OutputType = Literal["i8", "i16", "i32", "f32"]
@@ -50,13 +63,28 @@ class Layer:
     fused_pool: bool
 
 
+@dataclass(frozen=True)
+class ArenaBuffer:
+    """A part of the arena, and when it is in use. Sizes and offsets are in bytes."""
+
+    #: Name of the layer whose output or scratch it is.
+    name: str
+    #: True for a layer's scratch, False for its output.
+    scratch: bool
+    offset: int
+    bytes: int
+    #: Index in `Model.layers` of the first and of the last layer during which it is in use.
+    first: int
+    last: int
+
+
 class Model:
     """A checked `.cbn` model. Made by `convert` or `load`."""
 
-    def __init__(self, native: _native.Model, report: ConversionReport | None = None) -> None:
+    def __init__(self, native: _native.Model, conversion: ConversionReport | None = None) -> None:
         self._native = native
         #: What the conversion did, layer by layer; None for a model that was loaded.
-        self.report = report
+        self.conversion = conversion
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Model:
@@ -68,7 +96,7 @@ class Model:
         return cls(_native.Model.from_bytes(bytes(memoryview(data))))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self.to_bytes(), self.report)
+        return _restore, (self.to_bytes(), self.conversion)
 
     def to_bytes(self) -> bytes:
         """The bytes of the `.cbn` file."""
@@ -76,6 +104,10 @@ class Model:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the model to a `.cbn` file, whole or not at all.
+
+        Args:
+            path: the file.
+            overwrite: replace a file that exists.
 
         Raises:
             OutputError: the file exists (and `overwrite` is False) or can't be written.
@@ -151,9 +183,22 @@ class Model:
         ]
 
     @property
+    def arena(self) -> list[ArenaBuffer]:
+        """What lies where in the arena, and when: in order of the layers."""
+        return [ArenaBuffer(*row) for row in self._native.arena()]
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates an image."""
         return sum(layer.macs for layer in self.layers)
+
+    @property
+    def kernels(self) -> str:
+        """The vector instructions that `run` uses here: "avx512", "avx2", "neon", "portable" and so on.
+
+        All give the same bytes. The environment variable `CBIN_NN_KERNELS` chooses one at loading.
+        """
+        return self._native.kernels
 
     def run(self, images: npt.ArrayLike, *, threads: int | None = None, dequantize: bool = False) -> Array:
         """Run a batch of images, bit for bit as a board does.
@@ -203,7 +248,7 @@ class Model:
         return words
 
     def dequantize(self, outputs: Array) -> npt.NDArray[np.float32]:
-        """Integer outputs as float32 logits of the source network: `outputs * output_scale`.
+        """Integer outputs `[N, classes]` as float32 logits of the source network: `outputs * output_scale`.
 
         Raises:
             InvalidArgument: `outputs` are not integers, for instance because they are logits already.
@@ -215,7 +260,7 @@ class Model:
         return (outputs * self.output_scale).astype(np.float32)
 
     def run_integers(self, images: npt.ArrayLike, *, threads: int | None = None) -> Array:
-        """As `run`, but always the integers that a board sends, also for a model with float output."""
+        """As `run`, but always the integers `[N, classes]` that a board sends, whatever the output type."""
         batch = self.check_input(images)
         batch = batch[None] if batch.ndim == 3 else batch
         outputs: Array = self._native.run(batch, thread_count(threads), False)
@@ -252,6 +297,32 @@ class Model:
                 )
         return tapped
 
+    def evaluate(
+        self,
+        images: npt.ArrayLike | str | os.PathLike[str] | Iterable[tuple[npt.ArrayLike, npt.ArrayLike]],
+        labels: npt.ArrayLike | str | os.PathLike[str] | None = None,
+        *,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Accuracy on labelled images, of any number, in constant memory.
+
+        See `cbin_nn.evaluation.evaluate`.
+
+        Args:
+            images: uint8 `[N, H, W, C]`, memory-mapped or not; the path of a `.npy` file of them; or an
+                iterable of pairs (images, labels).
+            labels: integers `[N]`, or the path of a `.npy` file; None for an iterable of pairs.
+            threads: threads to use; None is one a core.
+            progress: called with (images done, images in all).
+
+        Raises:
+            InvalidArgument: wrong dtype, shape, label or thread count; the message names the argument.
+        """
+        from .evaluation import evaluate
+
+        return evaluate(self, images, labels, threads=threads, progress=progress)
+
     def bench(
         self,
         board: str = "qemu-mps2-an500",
@@ -259,22 +330,39 @@ class Model:
         *,
         labels: npt.ArrayLike | None = None,
         count: int | None = None,
+        probe: str | None = None,
         timeout: float | None = None,
         progress: Progress | None = None,
     ) -> BenchReport:
         """Run images on a board and compare each output with the host's, byte for byte.
 
-        See `cbin_nn.deploy.bench` for the arguments, the report and the errors.
+        `images` are uint8 `[N, H, W, C]`, `labels` integers `[N]`. See `cbin_nn.deploy.bench` for the
+        arguments, the report and the errors.
         """
         from .deploy import bench
 
-        return bench(self, board, images, labels=labels, count=count, timeout=timeout, progress=progress)
+        return bench(
+            self, board, images, labels=labels, count=count, probe=probe, timeout=timeout, progress=progress
+        )
 
     def summary(self, print_fn: Callable[[str], None] = print) -> None:
         """Print the layers as Keras does: operator, output shape, MACs, flash and RAM."""
         from .report import summary
 
         print_fn(summary(self))
+
+    def report(self, *benches: BenchReport) -> ModelReport:
+        """Layers, memory, the conversion and benchmarks in one report: print it, show it in Jupyter, save it.
+
+        Args:
+            benches: benchmarks of this model, from `bench`.
+
+        Raises:
+            InvalidArgument: a benchmark is another model's.
+        """
+        from .report import ModelReport
+
+        return ModelReport(self, benches)
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.input_shape))
@@ -283,13 +371,13 @@ class Model:
         return f"<cbin_nn.Model {self.name!r}: {shape} -> {output}, {layers} operators>"
 
 
-def _restore(data: bytes, report: ConversionReport | None) -> Model:
+def _restore(data: bytes, conversion: ConversionReport | None) -> Model:
     """A model from a pickle."""
-    return Model(_native.Model.from_bytes(data), report)
+    return Model(_native.Model.from_bytes(data), conversion)
 
 
 def check_images(images: npt.ArrayLike, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Check that `images` are uint8 `[N, H, W, C]` or `[H, W, C]` of the given (H, W, C).
+    """Check that `images` are uint8 `[N, H, W, C]` or `[H, W, C]` of the given `shape` (H, W, C).
 
     Raises:
         InvalidArgument: naming what is wrong: dtype, shape or range.
@@ -383,7 +471,7 @@ def convert(
         fuse: False keeps convolutions and max-pools apart wherever stored bits can be pooled.
 
     Returns:
-        The model; `model.report` says what was folded into what.
+        The model; `model.conversion` says what was folded into what.
 
     Raises:
         ConversionError: a layer or option can't be converted; the message names the layer and what to do.
@@ -400,7 +488,15 @@ def convert(
 
 
 def densities(lowered: LoweredModel, model: Model) -> dict[str, npt.NDArray[np.float64]]:
-    """How often each channel of each packed tensor is +1 on generated images, by the tensor's name."""
+    """How often each channel of each packed tensor is +1, on eight generated images.
+
+    Args:
+        lowered: the operators, which read u8 images.
+        model: the model made of them.
+
+    Returns:
+        The share of +1, 0 to 1, float64 `(C,)`, by the tensor's name.
+    """
     height, width, channels = model.input_shape
     sums: dict[str, list[npt.NDArray[np.float64]]] = {}
     for image in draw_images(8, height, width, seed=1, channels=channels):
@@ -434,5 +530,5 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write a model to a `.cbn` file: `model.save(path)`."""
+    """Write a model to a `.cbn` file. See `Model.save`."""
     return model.save(path, overwrite=overwrite)

@@ -96,6 +96,33 @@ impl<'a> BbConv2d<'a> {
         self.layer.pool.is_some()
     }
 
+    /// Shapes, rules and pool.
+    pub(crate) fn layer(&self) -> &ConvLayer<'a> {
+        &self.layer
+    }
+
+    pub(crate) fn padding(&self) -> Padding {
+        self.padding
+    }
+
+    /// Word `at` of a canonical filter.
+    pub(crate) fn filter_word(&self, filter: usize, at: usize) -> u32 {
+        let geometry = &self.layer.geometry;
+        let (words, width) = (geometry.input().pixel_words(), geometry.sliding().window().kernel[1]);
+        match self.weights {
+            Weights::Packed(packed) => packed[filter * geometry.filter_words() + at],
+            Weights::Lanes(lanes) => {
+                let (tap, first) = (at / words, at % words * 32);
+                let tap = [tap / width, tap % width];
+                let channels = first..(first + 32).min(geometry.input().channels());
+                channels.fold(0, |bits, channel| {
+                    let plus = lane_shape(geometry).is_plus(lanes, filter, tap, channel);
+                    bits | (u32::from(plus) << (channel - first))
+                })
+            }
+        }
+    }
+
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its list: see
     /// [`list_words`](Self::list_words).
     pub fn scratch_words(&self) -> usize {

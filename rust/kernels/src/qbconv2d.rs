@@ -124,6 +124,15 @@ impl<'a> QbConv2d<'a> {
         self.layer.pool.is_some()
     }
 
+    /// Shapes, rules and pool.
+    pub(crate) fn layer(&self) -> &ConvLayer<'a> {
+        &self.layer
+    }
+
+    pub(crate) fn affine(&self) -> Affine {
+        self.affine
+    }
+
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see
     /// [`window_words`](Self::window_words).
     pub fn scratch_words(&self) -> usize {
@@ -141,7 +150,7 @@ impl<'a> QbConv2d<'a> {
         }
     }
 
-    fn weight_is_plus(&self, filter: usize, tap: usize, channel: usize) -> bool {
+    pub(crate) fn weight_is_plus(&self, filter: usize, tap: usize, channel: usize) -> bool {
         let geometry = &self.layer.geometry;
         match self.weights {
             Weights::Packed(packed) => {

@@ -74,11 +74,6 @@ impl<'a> Rules<'a> {
         Ok(Self { grid, channels, lo, hi, flip })
     }
 
-    /// The plane that the rules follow.
-    pub(crate) fn grid(&self) -> Grid {
-        self.grid
-    }
-
     pub(crate) fn check_contents(&self) -> Result<(), ArgumentError> {
         check_padding_bits("rule flip", self.flip, self.channels)
     }
@@ -93,6 +88,15 @@ impl<'a> Rules<'a> {
         // First the channels: with other ones, as many values can lie in other pixels.
         check_length("rule channels", conv.channels(), self.channels)?;
         check_length("rule lo", pixels * conv.channels(), self.lo.len())
+    }
+
+    pub(crate) fn grid(&self) -> Grid {
+        self.grid
+    }
+
+    /// Pixels that there are rules for.
+    pub(crate) fn pixels(&self) -> usize {
+        self.lo.len() / self.channels
     }
 
     /// Index of the pixel whose rules apply, for pixel `conv` of the convolution and `output` of the output.

@@ -2,6 +2,7 @@
 
 use cbin_nn_model::batch::{Kernel, OwnedModel};
 use cbin_nn_model::format::DType;
+use cbin_nn_model::host::Instructions;
 use cbin_nn_model::{FormatError, Observer, Tensor};
 use numpy::{Element, IntoPyArray, PyReadonlyArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
@@ -39,15 +40,23 @@ fn hwc(tensor: &Tensor<'_>) -> (u32, u32, u32) {
 
 #[pymethods]
 impl Model {
-    /// Copies and checks the bytes of a `.cbn` file.
+    /// Copies and checks the bytes of a `.cbn` file. The variable `CBIN_NN_KERNELS` chooses what it runs with.
     #[staticmethod]
     fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
-        let inner = py.detach(|| OwnedModel::new(data)).map_err(errors::model_file)?;
-        Ok(Self { inner })
+        let instructions = Instructions::from_environment()
+            .map_err(|error| errors::argument("bad-kernels", error.to_string()))?;
+        let inner = py.detach(|| OwnedModel::with_instructions(data, instructions));
+        Ok(Self { inner: inner.map_err(errors::model_file)? })
     }
 
     fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, self.inner.as_bytes())
+    }
+
+    /// The instructions that `run` uses.
+    #[getter]
+    fn kernels(&self) -> &'static str {
+        self.inner.instructions().name()
     }
 
     #[getter]
@@ -133,6 +142,12 @@ impl Model {
                 })
             })
             .collect()
+    }
+
+    /// (name, scratch, offset, bytes, first operator, last operator) of every buffer in the arena.
+    fn arena(&self) -> Vec<(&str, bool, usize, usize, usize, usize)> {
+        let buffers = self.inner.view().arena_buffers();
+        buffers.map(|b| (b.name, b.scratch, b.offset, b.bytes, b.first, b.last)).collect()
     }
 
     /// Runs a batch on `threads` threads (0: one a core): u8 images `[N, H, W, C]`, or uint32 words `[N, H,
