@@ -100,8 +100,12 @@ demo: $(NATIVE) ## Convert, run on the host and on the emulated board, compare, 
 	$(BIN)/python examples/demo.py --data build/cifar10
 
 .PHONY: bench
-bench: $(NATIVE) $(RUNNER) emulator ## Instructions by layer of the demo model on the emulated board
-	$(BIN)/cbin-nn bench tests/fixtures/smallcifar.h5 --board $(BOARD) --count 20
+bench: $(NATIVE) $(RUNNER) emulator ## Instructions by layer and memory on the emulated board; keeps them in bench/record
+	$(BIN)/python scripts/bench.py --record
+
+.PHONY: mca
+mca: $(RUNNER) ## Estimate the cycles of the hand-scheduled loops on a Cortex-M7 (llvm-mca)
+	$(PYTHON) scripts/mca.py $(RUNNER)
 
 # Beside TensorFlow, what `make bench-host` compares with.
 $(FRAMEWORKS)/.bench: pyproject.toml $(FRAMEWORKS)/.done
@@ -198,6 +202,10 @@ miri: ## Run the tests of the kernels, the model and the C interface under Miri 
 	cargo +nightly miri setup
 	$(MIRI) -p cbin-nn-kernels & kernels=$$!; $(MIRI) -p cbin-nn-model --features cbin-nn-model/std; wait $$kernels
 	$(MIRI) -p cbin-nn-capi --test calls
+
+.PHONY: test-cores
+test-cores: ## Replay the golden vectors on Cortex-M0, M3, M7, M33 and RISC-V under QEMU
+	scripts/test_cores.sh
 
 .PHONY: fuzz-short
 fuzz-short: ## Fuzz the file view and every operator's arguments, a minute each (nightly)

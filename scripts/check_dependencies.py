@@ -22,6 +22,7 @@ CRATES = {
     "cbin-nn-runner": {"cbin-nn-model", "cbin-nn-protocol"},
     "cbin-nn-stm32": {"cbin-nn-runner"},
     "cbin-nn-qemu-mps2-an500": {"cbin-nn-runner"},
+    "cbin-nn-cores": {"cbin-nn-model"},
     "cbin-nn-stm32f746g-disco": {"cbin-nn-stm32"},
     "cbin-nn-nucleo-f746zg": {"cbin-nn-stm32"},
     "cbin-nn-nucleo-f446re": {"cbin-nn-stm32"},

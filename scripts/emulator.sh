@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Make sure that the emulated board's emulator is there; install it where that is possible.
+# Make sure that an emulator is there; install it where that is possible:  emulator.sh [PROGRAM [PACKAGE]]
 set -euo pipefail
-if command -v "${CBIN_NN_QEMU:-qemu-system-arm}" >/dev/null; then exit 0; fi
-install="apt-get install --yes --no-install-recommends qemu-system-arm"
+program=${1:-${CBIN_NN_QEMU:-qemu-system-arm}}
+if command -v "$program" >/dev/null; then exit 0; fi
+install="apt-get install --yes --no-install-recommends ${2:-qemu-system-arm}"
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "Installing the emulator: $install"
     export DEBIAN_FRONTEND=noninteractive

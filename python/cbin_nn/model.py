@@ -17,14 +17,27 @@ from .errors import InvalidArgument, ModelFileError
 from .files import write_atomically
 from .geometry import array as as_array
 from .geometry import thread_count
+from .images import draw_images
+from .layouts import choose_layouts
 
 if TYPE_CHECKING:
     from .converters import ConversionReport
     from .deploy import BenchReport, Progress
     from .evaluation import Evaluation
+    from .operators import LoweredModel
     from .report import ModelReport
 
-__all__ = ["ArenaBuffer", "Layer", "Model", "check_images", "check_words", "convert", "load", "save"]
+__all__ = [
+    "ArenaBuffer",
+    "Layer",
+    "Model",
+    "check_images",
+    "check_words",
+    "convert",
+    "densities",
+    "load",
+    "save",
+]
 
 Array = npt.NDArray[Any]
 OutputType = Literal["i8", "i16", "i32", "f32"]
@@ -469,7 +482,29 @@ def convert(
     lowered, report = lower_file(
         source, output=output, input_scale=input_scale, input_offset=input_offset, fuse=fuse
     )
-    return Model(_native.Model.from_bytes(_native.build_model(lowered)), report)
+    plain = Model(_native.Model.from_bytes(_native.build_model(lowered)), report)
+    chosen = choose_layouts(lowered, densities(lowered, plain))
+    return Model(_native.Model.from_bytes(_native.build_model(chosen)), report)
+
+
+def densities(lowered: LoweredModel, model: Model) -> dict[str, npt.NDArray[np.float64]]:
+    """How often each channel of each packed tensor is +1, on eight generated images.
+
+    Args:
+        lowered: the operators, which read u8 images.
+        model: the model made of them.
+
+    Returns:
+        The share of +1, 0 to 1, float64 `(C,)`, by the tensor's name.
+    """
+    height, width, channels = model.input_shape
+    sums: dict[str, list[npt.NDArray[np.float64]]] = {}
+    for image in draw_images(8, height, width, seed=1, channels=channels):
+        taps = model.taps(image)
+        for operator in lowered.operators:
+            if taps[operator.name].ndim == 3:
+                sums.setdefault(operator.output, []).append((taps[operator.name] > 0).mean(axis=(0, 1)))
+    return {name: np.mean(each, axis=0) for name, each in sums.items()}
 
 
 def load(path: str | os.PathLike[str]) -> Model:

@@ -128,6 +128,9 @@ class BBConv2D(_Convolution):
     """
 
     one_padding: bool = False
+    #: The file holds the weights by output channel, with the input channels that are True stored inverted
+    #: (shape `(input channels,)`): see `cbin_nn.layouts`. None: in the canonical layout.
+    lane_mask: Bool | None = None
     kind: Literal["bbconv2d"] = "bbconv2d"
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from cbin_nn.operators import Requantization, Window  # noqa: E402
+from cbin_nn.operators import BBConv2D, Requantization, Window  # noqa: E402
 from properties import cases, oracle  # noqa: E402
 from properties.cases import Case, Draw  # noqa: E402
 from properties.oracle import Array, BatchNorm, Bias, PReLU, Real, Scale, Step  # noqa: E402
@@ -413,6 +413,16 @@ def vectors() -> list[Vector]:
             "shows": shows,
         }
         result.append(Vector(name, cases.build(case), inputs.tobytes(), outputs.tobytes(), index))
+        if case.family == "bbconv2d":
+            # The same with the weights by output channel, every third input channel inverted.
+            case.operators = [
+                replace(o, lane_mask=np.arange(o.weights.shape[3]) % 3 == 0) if isinstance(o, BBConv2D) else o
+                for o in case.operators
+            ]
+            lanes = index | {"name": f"{name}_lanes", "shows": f"{shows}; weights by output channel"}
+            result.append(
+                Vector(lanes["name"], cases.build(case), inputs.tobytes(), outputs.tobytes(), lanes)
+            )
     return result
 
 

@@ -1,7 +1,8 @@
 /*!
 Convolution of packed activations with packed weights, to packed activations.
 
-Weights are `[output channels][kernel height][kernel width][words]`, packed as a pixel of the input is.
+Weights lie packed as a pixel of the input is, for a kernel that counts the bits in which a window and a filter
+differ; or by output channel, for one that counts 32 output channels at once ([`Weights`]).
 */
 
 use crate::ArgumentError;
@@ -9,8 +10,10 @@ use crate::arch::{differing, differing_inside};
 use crate::bits::{bit, check_padding_bits, lane_mask};
 use crate::conv::{self, Accumulate, ConvLayer};
 use crate::error::check_length;
+use crate::lanes::LaneShape;
 use crate::rule::{Pool, Rules};
 use crate::shape::{Conv2dGeometry, Shape};
+use crate::vertical;
 
 /// What a tap outside the image contributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,37 +24,65 @@ pub enum Padding {
     One,
 }
 
+/// Weights of +1 and -1, in one of two layouts.
+#[derive(Debug, Clone, Copy)]
+pub enum Weights<'a> {
+    /// Canonical: packed as a pixel of the input is, `[output channels][kernel height][kernel width][words]`.
+    Packed(&'a [u32]),
+    /// By output channel: see [`lanes`](crate::lanes).
+    Lanes(&'a [u32]),
+}
+
+/// The layout by output channel of a layer's weights.
+pub fn lane_shape(geometry: &Conv2dGeometry) -> LaneShape {
+    let kernel = geometry.sliding().window().kernel;
+    LaneShape::new(geometry.output().channels(), kernel, geometry.input().channels())
+}
+
 /// A binary convolution, validated.
 #[derive(Debug, Clone, Copy)]
 pub struct BbConv2d<'a> {
     layer: ConvLayer<'a>,
     padding: Padding,
-    weights: &'a [u32],
+    weights: Weights<'a>,
 }
 
 impl<'a> BbConv2d<'a> {
-    /// `weights` holds `output channels * geometry.filter_words()` words.
+    /// `weights` holds `output channels * geometry.filter_words()` words where packed, or those of its
+    /// [`lane_shape`].
     ///
     /// # Errors
     /// [`ArgumentError`] naming the argument that does not fit the geometry.
     pub fn new(
         geometry: Conv2dGeometry,
         padding: Padding,
-        weights: &'a [u32],
+        weights: Weights<'a>,
         rules: Rules<'a>,
         pool: Option<Pool<'a>>,
     ) -> Result<Self, ArgumentError> {
-        check_length("weights", geometry.output().channels() * geometry.filter_words(), weights.len())?;
-        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, padding, weights })
+        let (expected, got) = match weights {
+            Weights::Packed(packed) => (geometry.output().channels() * geometry.filter_words(), packed.len()),
+            Weights::Lanes(lanes) => (lane_shape(&geometry).words(), lanes.len()),
+        };
+        check_length("weights", expected, got)?;
+        let layer = ConvLayer::new(geometry, rules, pool)?;
+        if let Weights::Lanes(_) = weights {
+            vertical::scratch_words(&layer, padding)?;
+        }
+        Ok(Self { layer, padding, weights })
     }
 
-    /// Scans the parameters: unused bits are 0. Lengths were checked by [`new`](Self::new); whoever reads
+    /// Scans the parameters: unused bits are 0, and so are the words that should be. Lengths were checked by [`new`](Self::new); whoever reads
     /// parameters from elsewhere (a model file) calls this once, not at every run.
     ///
     /// # Errors
-    /// [`ArgumentError::PaddingBits`] naming the argument.
+    /// [`ArgumentError::PaddingBits`] or [`ArgumentError::Value`] naming the argument.
     pub fn check_contents(&self) -> Result<(), ArgumentError> {
-        check_padding_bits("weights", self.weights, self.layer.geometry.input().channels())?;
+        let geometry = &self.layer.geometry;
+        match self.weights {
+            Weights::Packed(packed) => check_padding_bits("weights", packed, geometry.input().channels())?,
+            Weights::Lanes(lanes) => lane_shape(geometry).check_contents(lanes)?,
+        }
         self.layer.check_contents()
     }
 
@@ -74,14 +105,58 @@ impl<'a> BbConv2d<'a> {
         self.padding
     }
 
-    /// Word `at` of a filter.
+    /// Word `at` of a canonical filter.
     pub(crate) fn filter_word(&self, filter: usize, at: usize) -> u32 {
-        self.weights[filter * self.layer.geometry.filter_words() + at]
+        let geometry = &self.layer.geometry;
+        let (words, width) = (geometry.input().pixel_words(), geometry.sliding().window().kernel[1]);
+        match self.weights {
+            Weights::Packed(packed) => packed[filter * geometry.filter_words() + at],
+            Weights::Lanes(lanes) => {
+                let (tap, first) = (at / words, at % words * 32);
+                let tap = [tap / width, tap % width];
+                let channels = first..(first + 32).min(geometry.input().channels());
+                channels.fold(0, |bits, channel| {
+                    let plus = lane_shape(geometry).is_plus(lanes, filter, tap, channel);
+                    bits | (u32::from(plus) << (channel - first))
+                })
+            }
+        }
     }
 
-    /// Words of scratch that [`optimized`](Self::optimized) needs.
+    /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its list: see
+    /// [`list_words`](Self::list_words).
     pub fn scratch_words(&self) -> usize {
-        2 * self.layer.geometry.filter_words() + self.layer.veto_words()
+        match self.weights {
+            Weights::Packed(_) => 2 * self.layer.geometry.filter_words() + self.layer.veto_words(),
+            // `new` has seen that it is no error.
+            Weights::Lanes(_) => {
+                vertical::scratch_words(&self.layer, self.padding).map_or(0, |words| words.0)
+            }
+        }
+    }
+
+    /// Four-byte words of list that [`optimized`](Self::optimized) needs.
+    pub fn list_words(&self) -> usize {
+        match self.weights {
+            Weights::Packed(_) => 0,
+            Weights::Lanes(_) => {
+                vertical::scratch_words(&self.layer, self.padding).map_or(0, |words| words.1)
+            }
+        }
+    }
+
+    fn weight_is_plus(&self, filter: usize, tap: [usize; 2], channel: usize) -> bool {
+        let geometry = &self.layer.geometry;
+        match self.weights {
+            Weights::Packed(packed) => {
+                let tap = tap[0] * geometry.sliding().window().kernel[1] + tap[1];
+                bit(
+                    &packed[filter * geometry.filter_words() + tap * geometry.input().pixel_words()..],
+                    channel,
+                )
+            }
+            Weights::Lanes(lanes) => lane_shape(geometry).is_plus(lanes, filter, tap, channel),
+        }
     }
 
     /// The definition, one product at a time. `input` and `output` are packed planes.
@@ -97,8 +172,6 @@ impl<'a> BbConv2d<'a> {
             let mut acc = 0;
             for tap_y in 0..kernel_height {
                 for tap_x in 0..kernel_width {
-                    let tap = (channel * kernel_height + tap_y) * kernel_width + tap_x;
-                    let weights = &self.weights[tap * words..(tap + 1) * words];
                     let pixel = match (sliding.input_at(0, y, tap_y), sliding.input_at(1, x, tap_x)) {
                         (Some(y), Some(x)) => {
                             let at = (y * geometry.input().width() + x) * words;
@@ -109,7 +182,7 @@ impl<'a> BbConv2d<'a> {
                     };
                     for c in 0..geometry.input().channels() {
                         let plus = pixel.is_none_or(|pixel| bit(pixel, c));
-                        acc += if plus == bit(weights, c) { 1 } else { -1 };
+                        acc += if plus == self.weight_is_plus(channel, [tap_y, tap_x], c) { 1 } else { -1 };
                     }
                 }
             }
@@ -118,7 +191,8 @@ impl<'a> BbConv2d<'a> {
         conv::reference(&self.layer, acc, output)
     }
 
-    /// Gathers each window once and counts differing bits with a carry-save tree.
+    /// Packed weights: gathers each window once and counts differing bits with a carry-save tree. Weights by
+    /// output channel: counts 32 channels at once in vertical counters.
     ///
     /// # Errors
     /// [`ArgumentError::Length`] naming the slice.
@@ -126,17 +200,25 @@ impl<'a> BbConv2d<'a> {
         &self,
         input: &[u32],
         output: &mut [u32],
+        list: &mut [[u8; 4]],
         scratch: &mut [u32],
     ) -> Result<(), ArgumentError> {
         let geometry = &self.layer.geometry;
         check_length("input", geometry.input().words(), input.len())?;
+        check_length("list", self.list_words(), list.len())?;
         check_length("scratch", self.scratch_words(), scratch.len())?;
+        let weights = match self.weights {
+            Weights::Packed(packed) => packed,
+            Weights::Lanes(lanes) => {
+                return vertical::convolve(&self.layer, self.padding, lanes, input, output, list, scratch);
+            }
+        };
         let (window, rest) = scratch.split_at_mut(geometry.filter_words());
         let (inside, veto) = rest.split_at_mut(geometry.filter_words());
         let mut gathered = Gathered {
             geometry,
             padding: self.padding,
-            weights: self.weights,
+            weights,
             input,
             window,
             inside,

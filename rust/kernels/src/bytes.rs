@@ -15,7 +15,7 @@ border class of the pixel, and is only needed where `add` is not 0.
 */
 
 use crate::ArgumentError;
-use crate::arch::byte_sum;
+use crate::arch::copy_rows;
 use crate::conv::Accumulate;
 use crate::shape::Conv2dGeometry;
 
@@ -49,12 +49,8 @@ impl Affine {
 
 /// The filters of a layer with 8-bit inputs.
 pub(crate) trait ByteFilters {
-    /// Whether [`dot`](Self::dot) looks at its `total`.
-    const NEEDS_TOTAL: bool;
-
     /// Sum of w * q over a window in filter order, padded with 0 to whole words, up to [`bias`](Self::bias).
-    /// `total` is the sum of its bytes.
-    fn dot(&self, filter: usize, window: &[[u8; 4]], total: u32) -> i32;
+    fn dot(&self, filter: usize, window: &[[u8; 4]]) -> i32;
 
     /// What [`dot`](Self::dot) leaves out, the same for every window.
     fn bias(&self, filter: usize) -> i32;
@@ -81,8 +77,6 @@ pub(crate) struct Gathered<'a, F> {
     /// What each filter's dot product lacks of its accumulator in the current border class, in two's
     /// complement; empty where `affine.add` is 0 and the class does not matter.
     sums: &'a mut [u32],
-    /// Sum of all bytes of the window.
-    total: u32,
     border_class: Option<BorderClass>,
 }
 
@@ -101,7 +95,7 @@ impl<'a, F: ByteFilters> Gathered<'a, F> {
         for (filter, bias) in biases.iter_mut().enumerate() {
             *bias = filters.bias(filter) as u32;
         }
-        Self { geometry, affine, filters, input, window, biases, sums, total: 0, border_class: None }
+        Self { geometry, affine, filters, input, window, biases, sums, border_class: None }
     }
 
     /// Empties the window, so that the taps outside `class` are 0, and sums the weights inside.
@@ -123,9 +117,8 @@ impl<'a, F: ByteFilters> Gathered<'a, F> {
             let at = tap_y * kernel_width * channels;
             bytes[at + first_x * channels..at + end_x * channels].fill(1);
         }
-        let weights = ((end_y - first_y) * (end_x - first_x) * channels) as u32;
         for (filter, (sum, &bias)) in self.sums.iter_mut().zip(&*self.biases).enumerate() {
-            let inside = self.filters.dot(filter, self.window, weights) + bias as i32;
+            let inside = self.filters.dot(filter, self.window) + bias as i32;
             *sum = (self.affine.mul * bias as i32 + self.affine.add * inside) as u32;
         }
     }
@@ -133,40 +126,52 @@ impl<'a, F: ByteFilters> Gathered<'a, F> {
 
 impl<F: ByteFilters> Accumulate for Gathered<'_, F> {
     fn seek(&mut self, y: usize, x: usize) {
-        let (input, sliding) = (self.geometry.input(), self.geometry.sliding());
-        let window = sliding.window();
-        let channels = input.channels();
-        let (first_y, end_y) = sliding.taps_inside(0, y);
-        let (first_x, end_x) = sliding.taps_inside(1, x);
-        // Taps outside were zeroed when this border class was entered, and stay so within it.
-        self.enter((first_y, end_y, first_x, end_x));
-        let bytes = self.window.as_flattened_mut();
-        for tap_y in first_y..end_y {
-            let row =
-                (y * window.strides[0] + tap_y * window.dilation[0] - window.padding[0]) * input.width();
-            let at = tap_y * window.kernel[1] * channels;
-            if window.dilation[1] == 1 && end_x > first_x {
-                let from = (row + x * window.strides[1] + first_x - window.padding[1]) * channels;
-                let len = (end_x - first_x) * channels;
-                let to = at + first_x * channels;
-                bytes[to..to + len].copy_from_slice(&self.input[from..from + len]);
-            } else {
-                for tap_x in first_x..end_x {
-                    let column = x * window.strides[1] + tap_x * window.dilation[1] - window.padding[1];
-                    let (from, to) = ((row + column) * channels, at + tap_x * channels);
-                    bytes[to..to + channels].copy_from_slice(&self.input[from..from + channels]);
-                }
-            }
-        }
-        self.total = if F::NEEDS_TOTAL { byte_sum(self.window) } else { 0 };
+        let sliding = self.geometry.sliding();
+        let (rows, columns) = (sliding.taps_inside(0, y), sliding.taps_inside(1, x));
+        self.enter((rows.0, rows.1, columns.0, columns.1));
+        self.geometry.gather_bytes(self.input, y, x, self.window.as_flattened_mut());
     }
 
     #[inline(always)]
     fn accumulator(&self, channel: usize) -> i32 {
-        let dot = self.filters.dot(channel, self.window, self.total);
+        let dot = self.filters.dot(channel, self.window);
         match self.affine.add {
             0 => self.affine.mul * (dot + self.biases[channel] as i32),
             _ => self.affine.mul * dot + self.sums[channel] as i32,
+        }
+    }
+}
+
+impl Conv2dGeometry {
+    /// Gathers the bytes of the window of pixel (y, x) in filter order, 0 outside the image and behind the last.
+    pub(crate) fn gather_bytes(&self, input: &[u8], y: usize, x: usize, bytes: &mut [u8]) {
+        let (shape, sliding) = (self.input(), self.sliding());
+        let (window, channels) = (sliding.window(), shape.channels());
+        let (first_y, end_y) = sliding.taps_inside(0, y);
+        let (first_x, end_x) = sliding.taps_inside(1, x);
+        if (end_y - first_y) * (end_x - first_x) != window.taps() {
+            bytes.fill(0);
+        } else if let Some(last) = bytes.last_chunk_mut::<4>() {
+            *last = [0; 4];
+        }
+        // Where the first tap inside is; a tap is a pixel, or dilation, further on.
+        let (pixel_y, pixel_x) = (
+            (y * window.strides[0] + first_y * window.dilation[0]).wrapping_sub(window.padding[0]),
+            (x * window.strides[1] + first_x * window.dilation[1]).wrapping_sub(window.padding[1]),
+        );
+        let columns = end_x - first_x;
+        if columns == 0 || end_y == first_y {
+            return;
+        }
+        let mut from = (pixel_y.wrapping_mul(shape.width()).wrapping_add(pixel_x)).wrapping_mul(channels);
+        let mut to = (first_y * window.kernel[1] + first_x) * channels;
+        // A kernel row is one run of bytes, or a run a pixel where the taps lie apart.
+        let (runs, run) = if window.dilation[1] == 1 { (1, columns * channels) } else { (columns, channels) };
+        let steps = [window.kernel[1] * channels, window.dilation[0] * shape.width() * channels];
+        for _ in 0..runs {
+            copy_rows(&mut bytes[to..], &input[from..], steps, run, end_y - first_y);
+            from += window.dilation[1] * channels;
+            to += channels;
         }
     }
 }

@@ -9,7 +9,7 @@ for the channels it still needs.
 use crate::ArgumentError;
 use crate::bits::lane_mask;
 use crate::error::check_length;
-use crate::rule::{Pool, Rules};
+use crate::rule::{Grid, Pool, Rules};
 use crate::shape::{Conv2dGeometry, Shape};
 
 /// The validated parts that every convolution has, whatever its accumulator.
@@ -51,6 +51,12 @@ impl<'a> ConvLayer<'a> {
     /// Shape of the packed output, after the pool where there is one.
     pub(crate) fn output(&self) -> &Shape {
         &self.output
+    }
+
+    /// Whether some rule is another at each pixel of the convolution's plane.
+    pub(crate) fn follows_pixels(&self) -> bool {
+        let veto = self.pool.as_ref().and_then(Pool::veto);
+        self.rules.grid() == Grid::Conv || veto.is_some_and(|veto| veto.grid() == Grid::Conv)
     }
 
     /// Words that [`convolve`] needs for the veto bits of one output pixel.

@@ -49,14 +49,17 @@ pub mod bbqfc;
 pub mod bits;
 pub mod blocks;
 pub mod bmaxpool2d;
+mod byte_mask;
 mod bytes;
 mod conv;
 mod error;
+pub mod lanes;
 pub mod qbconv2d;
 pub mod qqconv2d;
 pub mod rule;
 pub mod shape;
 pub mod simd;
+mod vertical;
 
 pub use error::ArgumentError;
 

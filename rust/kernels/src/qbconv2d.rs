@@ -1,15 +1,16 @@
 /*!
 Convolution of 8-bit activations with 1-bit weights, to packed activations: the first layer of a BNN.
 
-With S the sum of the bytes whose weight is +1 and T the sum of all bytes of a window, the sum of w * q is
-`2 S - T`: S costs one pass per output channel, T one per pixel. [`Affine`] says what a byte means.
+Against a weight byte of 0xFF (+1) the distance of an input byte is `255 - q`, against 0x00 (-1) it is `q`. With N weights
+of +1, the sum of w * q is 255 N less the sum of the distances, which [`byte_mask`](crate::byte_mask) adds up four at a
+time. [`Affine`] says what a byte means.
 */
 
 use crate::ArgumentError;
-use crate::arch::{BYTE_MASK_DOT_NEEDS_TOTAL, byte_mask_bias, byte_mask_dot};
 use crate::bits::{bit, check_padding_bits};
+use crate::byte_mask::{self, MaskedLayer};
 pub use crate::bytes::Affine;
-use crate::bytes::{ByteFilters, Gathered, reference_accumulator, scratch_words};
+use crate::bytes::reference_accumulator;
 use crate::conv::{self, Accumulate, ConvLayer};
 use crate::error::check_length;
 use crate::rule::{Pool, Rules};
@@ -141,12 +142,18 @@ impl<'a> QbConv2d<'a> {
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see
     /// [`window_words`](Self::window_words).
     pub fn scratch_words(&self) -> usize {
-        scratch_words(&self.layer.geometry, self.affine) + self.layer.veto_words()
+        match self.weights {
+            Weights::Packed(_) => self.layer.veto_words(),
+            Weights::ByteMask(_) => byte_mask::scratch_words(&self.layer, self.affine),
+        }
     }
 
     /// Four-byte words of window that [`optimized`](Self::optimized) needs.
     pub fn window_words(&self) -> usize {
-        Weights::byte_mask_words(&self.layer.geometry)
+        match self.weights {
+            Weights::Packed(_) => 0,
+            Weights::ByteMask(_) => byte_mask::window_words(&self.layer, self.affine),
+        }
     }
 
     pub(crate) fn weight_is_plus(&self, filter: usize, tap: usize, channel: usize) -> bool {
@@ -178,8 +185,8 @@ impl<'a> QbConv2d<'a> {
         reference_accumulator(&self.layer.geometry, self.affine, input, weight, (y, x, filter))
     }
 
-    /// Gathers each window once and adds its bytes four at a time. Weights in the canonical layout take
-    /// the reference's arithmetic, product by product.
+    /// Gathers each window once and takes its bytes four at a time. Weights in the canonical layout take the
+    /// reference's arithmetic, product by product.
     ///
     /// # Errors
     /// [`ArgumentError::Length`] naming the slice.
@@ -190,48 +197,19 @@ impl<'a> QbConv2d<'a> {
         window: &mut [[u8; 4]],
         scratch: &mut [u32],
     ) -> Result<(), ArgumentError> {
-        let geometry = &self.layer.geometry;
-        check_length("input", geometry.input().elements(), input.len())?;
+        check_length("input", self.layer.geometry.input().elements(), input.len())?;
         check_length("window", self.window_words(), window.len())?;
         check_length("scratch", self.scratch_words(), scratch.len())?;
-        let (scratch, veto) = scratch.split_at_mut(self.scratch_words() - self.layer.veto_words());
         match self.weights {
             Weights::Packed(_) => {
                 let mut direct = Direct { operator: self, input, at: (0, 0) };
-                conv::convolve(&self.layer, &mut direct, output, veto)
+                conv::convolve(&self.layer, &mut direct, output, scratch)
             }
             Weights::ByteMask(masks) => {
-                let filters = MaskFilters { masks, words: self.window_words() };
-                let mut gathered = Gathered::new(geometry, self.affine, filters, input, window, scratch);
-                conv::convolve(&self.layer, &mut gathered, output, veto)
+                let masked = MaskedLayer { layer: &self.layer, affine: self.affine, masks };
+                masked.convolve(input, output, window, scratch)
             }
         }
-    }
-}
-
-struct MaskFilters<'a> {
-    masks: &'a [u32],
-    /// Words of one filter.
-    words: usize,
-}
-
-impl MaskFilters<'_> {
-    #[inline(always)]
-    fn masks(&self, filter: usize, words: usize) -> &[u32] {
-        &self.masks[filter * words..(filter + 1) * words]
-    }
-}
-
-impl ByteFilters for MaskFilters<'_> {
-    const NEEDS_TOTAL: bool = BYTE_MASK_DOT_NEEDS_TOTAL;
-
-    #[inline(always)]
-    fn dot(&self, filter: usize, window: &[[u8; 4]], total: u32) -> i32 {
-        byte_mask_dot(window, self.masks(filter, window.len()), total)
-    }
-
-    fn bias(&self, filter: usize) -> i32 {
-        byte_mask_bias(self.masks(filter, self.words))
     }
 }
 

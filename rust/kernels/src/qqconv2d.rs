@@ -133,10 +133,8 @@ struct ByteWeights<'a> {
 }
 
 impl ByteFilters for ByteWeights<'_> {
-    const NEEDS_TOTAL: bool = false;
-
     #[inline(always)]
-    fn dot(&self, filter: usize, window: &[[u8; 4]], _total: u32) -> i32 {
+    fn dot(&self, filter: usize, window: &[[u8; 4]]) -> i32 {
         let weights = &self.weights[filter * self.products..(filter + 1) * self.products];
         byte_dot(window.as_flattened(), weights)
     }

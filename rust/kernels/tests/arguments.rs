@@ -4,13 +4,14 @@
 use cbin_nn_kernels::ArgumentError::{
     self, KernelTooLarge, Length, Overflow, PaddingBits, TooLarge, Value, Zero,
 };
-use cbin_nn_kernels::bbconv2d::{BbConv2d, Padding};
+use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding, lane_shape};
 use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
 use cbin_nn_kernels::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
 use cbin_nn_kernels::bbqfc::{BbqFc, MAX_SHIFT, Requantization};
 use cbin_nn_kernels::bits::{check_padding_bits, pack, unpack};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::lanes::{from_lanes, to_lanes};
 use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
 use cbin_nn_kernels::qqconv2d::QqConv2d;
 use cbin_nn_kernels::rule::{Grid, Pool, Rules};
@@ -145,7 +146,9 @@ fn every_convolution_checks_rules_and_pool() {
     let builders: [(&str, Build<'_>); 5] = [
         ("qbconv2d", &|r, p| QbConv2d::new(valid, AFFINE, Weights::Packed(&[0; 45]), r, p)?.check_contents()),
         ("qqconv2d", &|r, p| QqConv2d::new(valid, AFFINE, &[0; 135], r, p)?.check_contents()),
-        ("bbconv2d", &|r, p| BbConv2d::new(valid, Padding::One, &[0; 45], r, p)?.check_contents()),
+        ("bbconv2d", &|r, p| {
+            BbConv2d::new(valid, Padding::One, bbconv2d::Weights::Packed(&[0; 45]), r, p)?.check_contents()
+        }),
         ("bbpointwiseconv2d", &|r, p| BbPointwiseConv2d::new(point, &[0; 5], r, p)?.check_contents()),
         ("bbdepthwiseconv2d", &|r, p| {
             BbDepthwiseConv2d::new(same, Padding::Zero, &[0; 9], r, p)?.check_contents()
@@ -220,7 +223,28 @@ fn weights_and_what_is_an_operators_own() {
     let padded = geometry(Window { padding: [0, 0, 0, 1], ..Window::of(1, 1) });
     let qb = |affine, weights| QbConv2d::new(conv, affine, weights, rules(), None)?.check_contents();
     let qq = |affine, weights| QqConv2d::new(conv, affine, weights, rules(), None)?.check_contents();
-    let bb = |weights| BbConv2d::new(conv, Padding::Zero, weights, rules(), None)?.check_contents();
+    // 1 word of mask, then 3 columns of 3 x 3 weights and a word of zeros.
+    let lanes = |at: usize, word, length| {
+        let mut words = [0; 31];
+        words[at] = word;
+        let weights = bbconv2d::Weights::Lanes(&words[..length]);
+        BbConv2d::new(conv, Padding::Zero, weights, rules(), None)?.check_contents()
+    };
+    assert_eq!(lanes(0, 7, 31), Ok(()));
+    let shape = lane_shape(&conv);
+    let (mut to, mut back) = ([0; 31], [0; 45]);
+    check(vec![
+        ("to_lanes, from", to_lanes(&shape, &[0; 44], &[0], &mut to), length("packed", 45, 44)),
+        ("to_lanes, mask", to_lanes(&shape, &[0; 45], &[0; 2], &mut to), length("mask", 1, 2)),
+        ("to_lanes, mask bit", to_lanes(&shape, &[0; 45], &[8], &mut to), PaddingBits { argument: "mask" }),
+        ("to_lanes, to", to_lanes(&shape, &[0; 45], &[0], &mut to[1..]), length("lanes", 31, 30)),
+        ("from_lanes, from", from_lanes(&shape, &to[1..], &mut back), length("lanes", 31, 30)),
+        ("from_lanes, to", from_lanes(&shape, &to, &mut back[1..]), length("packed", 45, 44)),
+    ]);
+    let bb = |weights| {
+        BbConv2d::new(conv, Padding::Zero, bbconv2d::Weights::Packed(weights), rules(), None)?
+            .check_contents()
+    };
     let pointwise =
         |geometry, weights| BbPointwiseConv2d::new(geometry, weights, rules(), None)?.check_contents();
     let depthwise = |geometry, weights| {
@@ -263,6 +287,10 @@ fn weights_and_what_is_an_operators_own() {
         ),
         ("qqconv2d, mul", qq(Affine { mul: -1, add: 0 }, &[0; 135]), Value { argument: "input mul" }),
         ("bbconv2d", bb(&[0; 46]), length("weights", 45, 46)),
+        ("bbconv2d, lanes", lanes(0, 0, 30), length("weights", 31, 30)),
+        ("bbconv2d, mask's padding bit", lanes(0, 8, 31), PaddingBits { argument: "weights" }),
+        ("bbconv2d, a lane above the last", lanes(1, 32, 31), PaddingBits { argument: "weights" }),
+        ("bbconv2d, no word of zeros", lanes(10, 1, 31), Value { argument: "weights" }),
         ("bbconv2d, padding bit", bb(&[8; 45]), PaddingBits { argument: "weights" }),
         ("pointwise, 3 x 3", pointwise(conv, &[0; 45]), Value { argument: "kernel" }),
         ("pointwise, padded", pointwise(padded, &[0; 5]), Value { argument: "padding" }),
@@ -347,7 +375,10 @@ fn runs_name_the_slice_that_is_short() {
     let masks = [0; 35];
     let qb = QbConv2d::new(conv, AFFINE, Weights::ByteMask(&masks), rules(), None).unwrap();
     let qq = QqConv2d::new(conv, AFFINE, &[0; 135], rules(), None).unwrap();
-    let bb = BbConv2d::new(conv, Padding::Zero, &[0; 45], rules(), None).unwrap();
+    let bb = BbConv2d::new(conv, Padding::Zero, bbconv2d::Weights::Packed(&[0; 45]), rules(), None).unwrap();
+    let lanes =
+        BbConv2d::new(conv, Padding::Zero, bbconv2d::Weights::Lanes(&[0; 31]), rules(), None).unwrap();
+    let mut list = vec![[0u8; 4]; lanes.list_words()];
     let veto = Pool::new(conv.output(), Window::of(2, 2), Some(rules()), None).unwrap();
     let pw = BbPointwiseConv2d::new(point, &[0; 5], rules(), Some(veto)).unwrap();
     let dw = BbDepthwiseConv2d::new(same, Padding::Zero, &[0; 9], rules(), None).unwrap();
@@ -357,7 +388,7 @@ fn runs_name_the_slice_that_is_short() {
     let qfc = BbqFc::new(Dense::new(shape, 5, &[0; 80]).unwrap(), requantization).unwrap();
     // Words of scratch and of window follow from the operator.
     let (bytes, words) = ([0u8; 48], [0u32; 16]);
-    let (mut out, mut s, mut w) = ([0u32; 16], [0u32; 64], [[0u8; 4]; 7]);
+    let (mut out, mut s, mut w) = ([0u32; 16], [0u32; 99], [[0u8; 4]; 7]);
     let scratch = |operator: usize| length("scratch", operator, operator - 1);
     check(vec![
         ("qb reference", qb.reference(&bytes[1..], &mut out[..4]), length("input", 48, 47)),
@@ -383,9 +414,25 @@ fn runs_name_the_slice_that_is_short() {
             scratch(qq.scratch_words()),
         ),
         ("bb reference", bb.reference(&words[1..], &mut out[..4]), length("input", 16, 15)),
-        ("bb", bb.optimized(&words[1..], &mut out[..4], &mut s), length("input", 16, 15)),
-        ("bb", bb.optimized(&words, &mut out[..4], &mut s[..17]), scratch(18)),
-        ("bb", bb.optimized(&words, &mut out[..3], &mut s[..18]), length("output", 4, 3)),
+        ("bb", bb.optimized(&words[1..], &mut out[..4], &mut [], &mut s), length("input", 16, 15)),
+        ("bb", bb.optimized(&words, &mut out[..4], &mut [], &mut s[..17]), scratch(18)),
+        ("bb", bb.optimized(&words, &mut out[..3], &mut [], &mut s[..18]), length("output", 4, 3)),
+        ("bb lanes", lanes.optimized(&words[1..], &mut out[..4], &mut w, &mut s), length("input", 16, 15)),
+        (
+            "bb lanes",
+            lanes.optimized(&words, &mut out[..4], &mut w[..1], &mut s),
+            length("list", lanes.list_words(), 1),
+        ),
+        (
+            "bb lanes",
+            lanes.optimized(&words, &mut out[..4], &mut list, &mut s[..lanes.scratch_words() - 1]),
+            scratch(lanes.scratch_words()),
+        ),
+        (
+            "bb lanes",
+            lanes.optimized(&words, &mut out[..3], &mut list, &mut s[..lanes.scratch_words()]),
+            length("output", 4, 3),
+        ),
         ("pw reference", pw.reference(&words[1..], &mut out[..1]), length("input", 16, 15)),
         ("pw", pw.optimized(&words[1..], &mut out[..1], &mut s[..1]), length("input", 16, 15)),
         ("pw", pw.optimized(&words, &mut out[..1], &mut []), scratch(1)),
@@ -412,7 +459,8 @@ fn what_an_operator_says_of_itself() {
         assert_eq!((packed.has_pool(), packed.output().pixels()), (pool.is_some(), pixels));
         let qq = QqConv2d::new(conv, AFFINE, &[0; 135], rules(), pool).unwrap();
         assert_eq!((qq.has_pool(), qq.output().pixels()), (pool.is_some(), pixels));
-        let bb = BbConv2d::new(conv, Padding::One, &weights, rules(), pool).unwrap();
+        let bb =
+            BbConv2d::new(conv, Padding::One, bbconv2d::Weights::Packed(&weights), rules(), pool).unwrap();
         assert_eq!((bb.has_pool(), bb.output().pixels()), (pool.is_some(), pixels));
         let point = geometry(Window { strides: [3, 3], ..Window::of(1, 1) });
         let pw = BbPointwiseConv2d::new(point, &[0; 5], rules(), pool).unwrap();

@@ -3,7 +3,7 @@
 //! One macro, [`variants_agree!`], runs all ways to compute an operator on one case and compares their
 //! outputs bit for bit; a case also fails where an output has a padding bit set.
 
-use cbin_nn_kernels::bbconv2d::{BbConv2d, Padding};
+use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding, lane_shape};
 use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
 use cbin_nn_kernels::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
@@ -11,6 +11,7 @@ use cbin_nn_kernels::bbqfc::{BbqFc, Output, Requantization};
 use cbin_nn_kernels::bits::{check_padding_bits, lane_mask, words_for};
 use cbin_nn_kernels::blocks::{BlockLayer, BlockPlan, LANES, Layer, Line};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::lanes::{from_lanes, to_lanes};
 use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
 use cbin_nn_kernels::qqconv2d::QqConv2d;
 use cbin_nn_kernels::rule::{Grid, Pool, Rules};
@@ -199,16 +200,32 @@ proptest! {
         let Some(tail) = OwnedTail::random(&mut rng, &geometry, pool, spread) else { return Ok(()) };
         let padding = if one_padding { Padding::One } else { Padding::Zero };
         let weights = packed(&mut rng, output * window.taps(), input);
-        let pool = tail.pool(geometry.output());
-        let operator = BbConv2d::new(geometry, padding, &weights, tail.rules.view(), pool).unwrap();
-        operator.check_contents().unwrap();
+        let lane_shape = lane_shape(&geometry);
+        let mut lanes = vec![0; lane_shape.words()];
+        to_lanes(&lane_shape, &weights, &packed(&mut rng, 1, input), &mut lanes).unwrap();
+        let mut back = vec![0; weights.len()];
+        from_lanes(&lane_shape, &lanes, &mut back).unwrap();
+        prop_assert_eq!(&back, &weights);
+        let build = |weights| {
+            let pool = tail.pool(geometry.output());
+            BbConv2d::new(geometry, padding, weights, tail.rules.view(), pool).unwrap()
+        };
+        let (canonical, vertical) = (build(bbconv2d::Weights::Packed(&weights)), build(bbconv2d::Weights::Lanes(&lanes)));
+        canonical.check_contents().unwrap();
+        vertical.check_contents().unwrap();
         let image = packed(&mut rng, shape.pixels(), input);
-        let mut scratch = vec![0xA5A5_A5A5; operator.scratch_words()];
-        let expected = variants_agree!(operator.output().words(), output,
-            "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
-            "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut scratch),
+        let scratch = |operator: &BbConv2d<'_>| {
+            (vec![[0xA5; 4]; operator.list_words()], vec![0xA5A5_A5A5; operator.scratch_words()])
+        };
+        let (mut of_canonical, mut of_vertical) = (scratch(&canonical), scratch(&vertical));
+        let expected = variants_agree!(canonical.output().words(), output,
+            "reference" => |out: &mut Vec<u32>| canonical.reference(&image, out),
+            "reference, by output channel" => |out: &mut Vec<u32>| vertical.reference(&image, out),
+            "carry-save" => |out: &mut Vec<u32>| canonical.optimized(&image, out, &mut of_canonical.0, &mut of_canonical.1),
+            "vertical" => |out: &mut Vec<u32>| vertical.optimized(&image, out, &mut of_vertical.0, &mut of_vertical.1),
         );
-        blocks_agree(Layer::BbConv2d(&operator), &bytes_of(&image), &expected)?;
+        blocks_agree(Layer::BbConv2d(&canonical), &bytes_of(&image), &expected)?;
+        blocks_agree(Layer::BbConv2d(&vertical), &bytes_of(&image), &expected)?;
     }
 
     #[test]
@@ -237,7 +254,8 @@ proptest! {
         let image: Vec<u8> = (0..shape.elements()).map(|_| rng.next_u32() as u8).collect();
         let mut bytes = vec![[0xA5; 4]; masked.window_words()];
         let mut scratch = vec![0xA5A5_A5A5; masked.scratch_words()];
-        let (mut bytes2, mut scratch2) = (bytes.clone(), scratch.clone());
+        let mut bytes2 = vec![[0xA5; 4]; canonical.window_words()];
+        let mut scratch2 = vec![0xA5A5_A5A5; canonical.scratch_words()];
         let expected = variants_agree!(masked.output().words(), output,
             "reference" => |out: &mut Vec<u32>| canonical.reference(&image, out),
             "reference, byte masks" => |out: &mut Vec<u32>| masked.reference(&image, out),
@@ -299,7 +317,7 @@ proptest! {
         let operator = BbPointwiseConv2d::new(geometry, &weights, tail.rules.view(), pool).unwrap();
         operator.check_contents().unwrap();
         // The same layer as a convolution with a kernel that happens to be 1 x 1.
-        let general = BbConv2d::new(geometry, Padding::Zero, &weights, tail.rules.view(), pool).unwrap();
+        let general = BbConv2d::new(geometry, Padding::Zero, bbconv2d::Weights::Packed(&weights), tail.rules.view(), pool).unwrap();
         let image = packed(&mut rng, shape.pixels(), input);
         let mut scratch = vec![0xA5A5_A5A5; operator.scratch_words()];
         let expected = variants_agree!(operator.output().words(), output,

@@ -7,6 +7,7 @@ operator does not use are 0 (or [`NONE`] for a tensor index).
 
 use bytemuck::{Pod, Zeroable};
 use cbin_nn_kernels::bits::words_for;
+use cbin_nn_kernels::lanes::LaneShape;
 use cbin_nn_kernels::rule::Grid;
 use cbin_nn_kernels::shape::{MAX_DIMENSION, MAX_ELEMENTS, Window};
 
@@ -290,6 +291,8 @@ codes! {
         Canonical = 0 "canonical",
         /// Bits as bytes 0xFF (+1) and 0x00 (-1), each filter padded with 0x00 to whole words.
         ByteMask = 1 "byte-mask",
+        /// Bits by output channel, 32 of them to a word: `cbin_nn_kernels::lanes`.
+        Lanes = 2 "lanes",
     }
 }
 
@@ -326,7 +329,8 @@ pub fn storage_bytes(dtype: DType, layout: Layout, shape: [u32; 4]) -> Option<us
         (DType::Bits, Layout::ByteMask) => {
             n.checked_mul(h.checked_mul(w)?.checked_mul(c)?.div_ceil(4).checked_mul(4)?)?
         }
-        (_, Layout::ByteMask) => return None,
+        (DType::Bits, Layout::Lanes) => LaneShape::checked_words(shape)?.checked_mul(4)?,
+        (_, Layout::ByteMask | Layout::Lanes) => return None,
         (_, Layout::Canonical) => {
             let size = match dtype {
                 DType::U8 | DType::I8 => 1,

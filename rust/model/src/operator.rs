@@ -1,7 +1,7 @@
 //! From an operator record to a kernel: which constants an operator takes, and how it runs.
 
 use cbin_nn_kernels::ArgumentError;
-use cbin_nn_kernels::bbconv2d::{BbConv2d, Padding};
+use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding};
 use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
 use cbin_nn_kernels::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
@@ -173,7 +173,7 @@ impl<'a> Operator<'a> {
         match self {
             Self::QbConv2d(operator, _) => 4 * (operator.window_words() + operator.scratch_words()),
             Self::QqConv2d(operator, _) => 4 * (operator.window_words() + operator.scratch_words()),
-            Self::BbConv2d(operator, _) => 4 * operator.scratch_words(),
+            Self::BbConv2d(operator, _) => 4 * (operator.list_words() + operator.scratch_words()),
             Self::BbPointwiseConv2d(operator, _) => 4 * operator.scratch_words(),
             Self::BbDepthwiseConv2d(operator) => 4 * operator.scratch_words(),
             Self::BMaxPool2d(_) | Self::BbFc(..) | Self::BbqFc(..) => 0,
@@ -222,8 +222,8 @@ impl<'a> Operator<'a> {
                 operator.optimized(input, elements(output)?, window, rest).ok()
             }
             Self::BbConv2d(operator, _) => {
-                let scratch = scratch.get_mut(..operator.scratch_words())?;
-                operator.optimized(words(input)?, elements(output)?, scratch).ok()
+                let (list, rest) = parted(scratch, operator.list_words(), operator.scratch_words())?;
+                operator.optimized(words(input)?, elements(output)?, list, rest).ok()
             }
             Self::BbPointwiseConv2d(operator, _) => {
                 let scratch = scratch.get_mut(..operator.scratch_words())?;
@@ -301,6 +301,7 @@ impl<'a> Parser<'_, 'a> {
                 let weights = match weights.layout {
                     Layout::ByteMask => Weights::ByteMask(words),
                     Layout::Canonical => Weights::Packed(words),
+                    Layout::Lanes => return Err(self.wrong("weights")),
                 };
                 QbConv2d::new(geometry, affine, weights, rules, pool).map(|o| Operator::QbConv2d(o, geometry))
             }
@@ -318,8 +319,14 @@ impl<'a> Parser<'_, 'a> {
                 BbDepthwiseConv2d::new(geometry, padding, words, rules, pool).map(Operator::BbDepthwiseConv2d)
             }
             _ => {
-                let words = self.canonical(&weights, DType::Bits, "weights")?;
-                BbConv2d::new(geometry, padding, words, rules, pool).map(|o| Operator::BbConv2d(o, geometry))
+                let words = self.elements(&weights, DType::Bits, "weights")?;
+                let weights = match weights.layout {
+                    Layout::Lanes => bbconv2d::Weights::Lanes(words),
+                    Layout::Canonical => bbconv2d::Weights::Packed(words),
+                    Layout::ByteMask => return Err(self.wrong("weights")),
+                };
+                BbConv2d::new(geometry, padding, weights, rules, pool)
+                    .map(|o| Operator::BbConv2d(o, geometry))
             }
         };
         operator.map_err(|error| self.argument(error))

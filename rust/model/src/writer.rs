@@ -13,12 +13,13 @@ use alloc::vec::Vec;
 
 use bytemuck::Zeroable;
 use cbin_nn_kernels::ArgumentError;
-use cbin_nn_kernels::bbconv2d::{BbConv2d, Padding};
+use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding, lane_shape};
 use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
 use cbin_nn_kernels::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
 use cbin_nn_kernels::bbqfc::{BbqFc, Requantization};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::lanes::to_lanes;
 use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
 use cbin_nn_kernels::qqconv2d::QqConv2d;
 use cbin_nn_kernels::rule::{Grid, Pool, Rules};
@@ -184,6 +185,9 @@ pub enum OperatorSpec {
         window: Window,
         /// Value of taps outside.
         padding: Padding,
+        /// The file holds the weights by output channel, with this mask of input channels that are stored
+        /// inverted (one packed pixel); `None`: in the canonical layout.
+        lanes: Option<Vec<u32>>,
         /// Rules.
         rules: RulesSpec,
         /// Fused pool.
@@ -338,6 +342,9 @@ impl Builder {
                         masks = bytes;
                         (&masks, Weights::ByteMask(&masks))
                     }
+                    Layout::Lanes => {
+                        return Err(argument(ArgumentError::Value { argument: "weights layout" }));
+                    }
                 };
                 let (rules_view, pool_view) =
                     tail_views(&geometry, rules, pool.as_ref()).map_err(argument)?;
@@ -355,18 +362,28 @@ impl Builder {
                 self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::QbConv2d(kernel, geometry))
             }
-            OperatorSpec::BbConv2d { weights, filters, window, padding, rules, pool } => {
+            OperatorSpec::BbConv2d { weights, filters, window, padding, lanes, rules, pool } => {
                 record.kind = Kind::BbConv2d.code();
                 record.flags = if *padding == Padding::One { FLAG_ONE_PADDING } else { 0 };
                 record.window = window_record(*window)?;
                 let geometry = Conv2dGeometry::new(source, *window, *filters).map_err(argument)?;
                 let (rules_view, pool_view) =
                     tail_views(&geometry, rules, pool.as_ref()).map_err(argument)?;
+                let by_lane;
+                let (layout, stored, view) = match lanes {
+                    None => (Layout::Canonical, weights, bbconv2d::Weights::Packed(weights)),
+                    Some(mask) => {
+                        let mut words = vec![0; lane_shape(&geometry).words()];
+                        to_lanes(&lane_shape(&geometry), weights, mask, &mut words).map_err(argument)?;
+                        by_lane = words;
+                        (Layout::Lanes, &by_lane, bbconv2d::Weights::Lanes(&by_lane))
+                    }
+                };
                 let kernel =
-                    BbConv2d::new(geometry, *padding, weights, rules_view, pool_view).map_err(argument)?;
+                    BbConv2d::new(geometry, *padding, view, rules_view, pool_view).map_err(argument)?;
                 let shape = filter_shape(&geometry);
                 record.constants[slot::WEIGHTS] =
-                    self.canonical(name, "weights", DType::Bits, shape, weights)?;
+                    self.constant(name, "weights", DType::Bits, layout, shape, bytemuck::cast_slice(stored))?;
                 self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::BbConv2d(kernel, geometry))
             }

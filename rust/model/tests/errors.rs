@@ -142,8 +142,9 @@ fn tensor_fields() {
     check(&[
         ("an unknown type", &|p| p.tensors[3].dtype = 6, field(3, "dtype")),
         ("an unknown place", &|p| p.tensors[3].place = 4, field(3, "place")),
-        ("an unknown layout", &|p| p.tensors[3].layout = 2, field(3, "layout")),
+        ("an unknown layout", &|p| p.tensors[3].layout = 3, field(3, "layout")),
         ("masks of integers", &|p| p.tensors[9].layout = 1, field(9, "shape")),
+        ("integers by output channel", &|p| p.tensors[9].layout = 2, field(9, "shape")),
         ("no rows", &|p| p.tensors[1].shape[1] = 0, field(1, "shape")),
         ("too many columns", &|p| p.tensors[1].shape[2] = 65_536, field(1, "shape")),
         ("too many elements", &|p| p.tensors[0].shape = [1, 65_535, 65_535, 1], field(0, "shape")),
@@ -381,6 +382,7 @@ fn conv(window: Window, pool: Option<PoolSpec>) -> OperatorSpec {
         filters: 2,
         window,
         padding: Padding::Zero,
+        lanes: None,
         rules: rules(2, 1),
         pool,
     }

@@ -117,11 +117,13 @@ fn operator_spec(operator: &Bound<'_, PyAny>, name: &str, input_channels: usize)
         "bbconv2d" => {
             let parts: PyConvolution<'_> = operator.extract()?;
             let one: bool = operator.getattr("one_padding")?.extract()?;
+            let lane_mask: Option<PyReadonlyArrayDyn<'_, bool>> = operator.getattr("lane_mask")?.extract()?;
             Ok(OperatorSpec::BbConv2d {
                 weights: packed_signs(&parts.weights, name, input_channels)?,
                 filters: rows(&parts.weights),
                 window: parts.window.into(),
                 padding: if one { Padding::One } else { Padding::Zero },
+                lanes: lane_mask.map(|mask| packed_flags(&mask, input_channels, name)).transpose()?,
                 rules: parts.rules.spec(name)?,
                 pool: parts.pool.map(|pool| pool.spec(name)).transpose()?,
             })

@@ -69,6 +69,7 @@ pub fn model(side: usize) -> Vec<u8> {
         filters: 32,
         window: same(5),
         padding: Padding::Zero,
+        lanes: None,
         rules: seed.rules(32, 40),
         pool: pool(),
     };

@@ -17,10 +17,11 @@ mod portable;
 mod x86_64;
 
 #[cfg(cbin_dsp)]
-pub(crate) use armv7em::{BYTE_MASK_DOT_NEEDS_TOTAL, byte_mask_bias, byte_mask_dot};
+pub(crate) use armv7em::{add_picked, byte_distance, byte_hits, copy_rows, picks};
+pub(crate) use portable::{PICK_BLOCK, Picks, counter_words};
 #[cfg(not(cbin_dsp))]
-pub(crate) use portable::{BYTE_MASK_DOT_NEEDS_TOTAL, byte_mask_bias, byte_mask_dot};
-pub(crate) use portable::{byte_dot, byte_sum, differing, differing_inside};
+pub(crate) use portable::{add_picked, byte_distance, byte_hits, copy_rows, picks};
+pub(crate) use portable::{byte_dot, differing, differing_inside};
 
 use crate::ArgumentError;
 use crate::blocks::Line;

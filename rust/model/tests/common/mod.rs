@@ -82,11 +82,13 @@ pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
     // The first layer has 8-bit weights where the seed is even.
     let first = if seed.is_multiple_of(2) { wide } else { narrow };
     let a = builder.operator("conv1", input, "a", first).unwrap();
+    let mask = random.bits(1, 8);
     let second = OperatorSpec::BbConv2d {
         weights: random.bits(40 * 9, 8),
         filters: 40,
         window: same,
         padding: Padding::One,
+        lanes: (layout == Layout::ByteMask).then_some(mask),
         rules: random.rules(Grid::Conv, 9, 40, 12),
         pool: None,
     };
@@ -132,7 +134,7 @@ pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
     builder.finish(false).unwrap()
 }
 
-/// Models to damage: both layouts, every output type.
+/// Models to damage: all layouts, every output type.
 pub fn originals() -> Vec<Vec<u8>> {
     let kinds = [
         (Layout::ByteMask, DType::I8),

@@ -3,6 +3,10 @@
 pub(crate) mod blocks;
 mod byte_mask;
 mod popcount;
+mod vertical;
 
-pub(crate) use byte_mask::{BYTE_MASK_DOT_NEEDS_TOTAL, byte_dot, byte_mask_bias, byte_mask_dot, byte_sum};
+pub(crate) use byte_mask::{byte_distance, byte_dot, byte_hits, copy_rows};
 pub(crate) use popcount::{differing, differing_inside};
+#[allow(unused_imports, reason = "for another folder")]
+pub(crate) use vertical::COUNTER_WORDS;
+pub(crate) use vertical::{PICK_BLOCK, Picks, add_picked, counter_words, picks};
