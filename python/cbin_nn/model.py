@@ -364,33 +364,48 @@ def check_words(
 
 
 def convert(
-    source: str | os.PathLike[str],
+    source: Any,
     *,
     output: OutputType = "i32",
-    input_scale: float | None = None,
-    input_offset: float | None = None,
+    input_scale: float | Sequence[float] | None = None,
+    input_offset: float | Sequence[float] | None = None,
     fuse: bool = True,
+    input_shape: Sequence[int] | None = None,
 ) -> Model:
     """Convert a trained network to integer operators, exactly.
 
     Args:
-        source: a Larq/Keras file, `.h5` or `.keras`; its content decides, not its suffix.
+        source: a file, told by its content and not by its suffix: Larq/Keras `.h5` or `.keras`, PyTorch
+        `.pt2`
+            (`torch.export.save`), ONNX or QONNX, a SavedModel folder; a live Keras model or
+            `torch.nn.Module`; or
+            a plain description, a dict (`cbin_nn.converters.description`).
         output: type of the last layer's output. "f32" is i32 on the board, times its scale on the host.
         input_scale: the network was trained on `input_scale * q + input_offset` of a u8 pixel q; default 1.
-        input_offset: default 0. For images normalised as `x / 127.5 - 1`, pass 1 / 127.5 and -1.
+        One
+            number, or one a channel.
+        input_offset: default 0. For images normalised as `x / 127.5 - 1`, pass 1 / 127.5 and -1; for
+            `(x / 255 - mean) / deviation`, pass `1 / (255 * deviation)` and `-mean / deviation`, a list each.
         fuse: False keeps convolutions and max-pools apart wherever stored bits can be pooled.
+        input_shape: (C, H, W) of one image; only a live torch module needs it.
 
     Returns:
-        The model; `model.report` says what was folded into what.
+        The model; `model.report` says what was folded into what, and what was approximated by how much.
 
     Raises:
-        ConversionError: a layer or option can't be converted; the message names the layer and what to do.
-        MissingExtra: h5py is not installed.
+        ConversionError: layers or options can't be converted; the message names all of them and what to do.
+        MissingExtra: the package that reads this kind of source is not installed.
+        InvalidArgument: the source is of no known kind, or an argument has a wrong value.
     """
     from .converters import lower_file
 
     lowered, report = lower_file(
-        source, output=output, input_scale=input_scale, input_offset=input_offset, fuse=fuse
+        source,
+        output=output,
+        input_scale=input_scale,
+        input_offset=input_offset,
+        fuse=fuse,
+        input_shape=input_shape,
     )
     return Model(_native.Model.from_bytes(_native.build_model(lowered)), report)
 
@@ -406,10 +421,11 @@ def load(path: str | os.PathLike[str]) -> Model:
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise ModelFileError("not-readable", f"{path!s}: {reason}") from error
-    if data[:8] == b"\x89HDF\r\n\x1a\n" or data[:4] == b"PK\x03\x04":
+    if data[:8] == b"\x89HDF\r\n\x1a\n" or data[:4] == b"PK\x03\x04" or data[:1] == b"\x08":
         raise ModelFileError(
             "not-converted",
-            f"{path} looks like a Keras file: convert it first (cbin-nn convert {path} -o MODEL.cbn)",
+            f"{path} looks like a Keras, PyTorch or ONNX file: convert it first (cbin-nn convert {path} -o "
+            "MODEL.cbn)",
         )
     try:
         return Model.from_bytes(data)

@@ -65,6 +65,7 @@ pub fn to_byte_mask(
 pub struct QbConv2d<'a> {
     layer: ConvLayer<'a>,
     affine: Affine,
+    channel_adds: &'a [i32],
     weights: Weights<'a>,
 }
 
@@ -92,8 +93,18 @@ impl<'a> QbConv2d<'a> {
                 check_length("weights", filters * words, masks.len())?;
             }
         }
-        affine.check(&geometry, 1)?;
-        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, affine, weights })
+        affine.check(&[], &geometry, 1)?;
+        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, affine, channel_adds: &[], weights })
+    }
+
+    /// Gives each input channel an offset of its own, in place of `affine.add`, which is 0: an input byte q
+    /// of channel c means `mul * q + channel_adds[c]`. An empty slice changes nothing.
+    ///
+    /// # Errors
+    /// [`ArgumentError`] naming `channel adds` or `input add`; [`ArgumentError::Overflow`] as [`new`](Self::new).
+    pub fn with_channel_adds(self, channel_adds: &'a [i32]) -> Result<Self, ArgumentError> {
+        self.affine.check(channel_adds, &self.layer.geometry, 1)?;
+        Ok(Self { channel_adds, ..self })
     }
 
     /// Scans the parameters: unused bits are 0, mask bytes 0x00 or 0xFF. Lengths were checked by
@@ -126,7 +137,7 @@ impl<'a> QbConv2d<'a> {
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see
     /// [`window_words`](Self::window_words).
     pub fn scratch_words(&self) -> usize {
-        scratch_words(&self.layer.geometry, self.affine) + self.layer.veto_words()
+        scratch_words(&self.layer.geometry, self.affine, self.channel_adds) + self.layer.veto_words()
     }
 
     /// Four-byte words of window that [`optimized`](Self::optimized) needs.
@@ -160,7 +171,7 @@ impl<'a> QbConv2d<'a> {
 
     fn accumulator_at(&self, input: &[u8], y: usize, x: usize, filter: usize) -> i32 {
         let weight = |filter, tap, channel| if self.weight_is_plus(filter, tap, channel) { 1 } else { -1 };
-        reference_accumulator(&self.layer.geometry, self.affine, input, weight, (y, x, filter))
+        reference_accumulator(&self.layer.geometry, (self.affine, self.channel_adds), input, weight, (y, x, filter))
     }
 
     /// Gathers each window once and adds its bytes four at a time. Weights in the canonical layout take
@@ -187,7 +198,7 @@ impl<'a> QbConv2d<'a> {
             }
             Weights::ByteMask(masks) => {
                 let filters = MaskFilters { masks, words: self.window_words() };
-                let mut gathered = Gathered::new(geometry, self.affine, filters, input, window, scratch);
+                let mut gathered = Gathered::new(geometry, (self.affine, self.channel_adds), filters, input, window, scratch);
                 conv::convolve(&self.layer, &mut gathered, output, veto)
             }
         }

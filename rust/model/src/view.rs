@@ -401,9 +401,12 @@ impl<'a> Model<'a> {
 
     /// Bytes of the constants that operator `index` refers to.
     pub fn constant_bytes(&self, index: usize) -> usize {
-        let constants = self.operators.get(index).map_or(&[][..], |record| &record.constants[..]);
-        constants
+        let Some(record) = self.operators.get(index) else { return 0 };
+        let adds = (record.channel_adds != 0).then_some(&record.channel_adds);
+        record
+            .constants
             .iter()
+            .chain(adds)
             .filter(|&&t| (t as usize) < self.tensors.len())
             .map(|&t| self.tensor_at(t as usize).bytes)
             .sum()

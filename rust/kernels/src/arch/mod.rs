@@ -11,4 +11,4 @@ mod portable;
 pub(crate) use armv7em::{BYTE_MASK_DOT_NEEDS_TOTAL, byte_mask_bias, byte_mask_dot};
 #[cfg(not(cbin_dsp))]
 pub(crate) use portable::{BYTE_MASK_DOT_NEEDS_TOTAL, byte_mask_bias, byte_mask_dot};
-pub(crate) use portable::{byte_dot, byte_sum, differing, differing_inside};
+pub(crate) use portable::{byte_dot, byte_dot_wide, byte_sum, differing, differing_inside};
