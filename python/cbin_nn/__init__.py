@@ -21,6 +21,7 @@ from ._native import __version__
 from .deploy import BenchReport
 from .errors import CbinError
 from .model import Layer, Model, convert, load, save
+from .verification import verify
 
 if TYPE_CHECKING:
     from . import data, images, ops, rule
@@ -42,6 +43,7 @@ __all__ = [
     "ops",
     "rule",
     "save",
+    "verify",
 ]
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -153,7 +153,34 @@ class Model:
         """Multiply-accumulates an image."""
         return sum(layer.macs for layer in self.layers)
 
-    def run(self, images: npt.ArrayLike, *, threads: int | None = None, dequantize: bool = False) -> Array:
+    @overload
+    def run(
+        self,
+        images: npt.ArrayLike,
+        *,
+        threads: int | None = None,
+        dequantize: bool = False,
+        taps: Literal[False] = False,
+    ) -> Array: ...
+
+    @overload
+    def run(
+        self,
+        images: npt.ArrayLike,
+        *,
+        threads: int | None = None,
+        dequantize: bool = False,
+        taps: Literal[True],
+    ) -> tuple[Array, dict[str, Array]]: ...
+
+    def run(
+        self,
+        images: npt.ArrayLike,
+        *,
+        threads: int | None = None,
+        dequantize: bool = False,
+        taps: bool = False,
+    ) -> Array | tuple[Array, dict[str, Array]]:
         """Run a batch of images, bit for bit as a board does.
 
         Args:
@@ -161,10 +188,13 @@ class Model:
                 the model's input is bits.
             threads: threads to use; None is one a core.
             dequantize: return float32 logits, the integers times `output_scale`.
+            taps: return every operator's output too, as `taps` gives it for one image, stacked to `[N, ...]`.
 
         Returns:
             `[N, classes]` (`[classes]` for one image) of the model's output type: int8, int16, int32
-            or float32. A model that ends in bits returns packed uint32 words `[N, H, W, words]`.
+            or float32. A model that ends in bits returns packed uint32 words `[N, H, W, words]`. With
+            `taps`, that
+            and a dict by operator name.
 
         Raises:
             InvalidArgument: wrong dtype, shape or thread count; the message names the argument.
@@ -177,7 +207,14 @@ class Model:
         outputs = self.run_integers(batch, threads=threads)
         if dequantize or self._native.float_output:
             outputs = self.dequantize(outputs)
-        return outputs[0] if batch.ndim == 3 else outputs
+        result: Array = outputs[0] if batch.ndim == 3 else outputs
+        if not taps:
+            return result
+        if batch.ndim == 3:
+            return result, self.taps(batch)
+        each = [self.taps(image) for image in batch]
+        names = [layer.name for layer in self.layers]
+        return result, {name: np.stack([found[name] for found in each]) for name in names} if each else {}
 
     def check_input(self, images: npt.ArrayLike) -> Array:
         """Check a batch, or one image, against what the model takes.

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -333,6 +334,11 @@ class Graph:
     #: Facts for the user that arose while reading.
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    #: How a tensor's axes stood in the source where that was not NHWC: ("NCHW", None), or ("NF", the graph's
+    #: position of each feature, or None where it is the same).
+    layouts: dict[str, tuple[str, Any]] = field(default_factory=dict)
+    #: Signs whose two values in the source have another middle than 0: 1/2 for `(x >= 0).float()`.
+    middles: dict[str, float] = field(default_factory=dict)
     #: Tensor name -> shape without the batch axis; filled in here.
     shapes: dict[str, Shape] = field(default_factory=dict, init=False)
 

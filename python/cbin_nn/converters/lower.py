@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -96,6 +96,9 @@ class OperatorReport:
     near_tie: int = 0
     #: One approximation a line, with its bound; empty where the operator is exact.
     approximations: list[str] = field(default_factory=list)
+    #: The source's sign whose bits are this operator's output; empty for a pool of bits, and for the last
+    # layer.
+    sign: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,12 @@ class ConversionReport:
     operators: list[OperatorReport]
     #: One fact a line, the same as the model's.
     notes: list[str] = field(default_factory=list)
+    #: What was lowered: the source graph, after a split of `torch.sign` where there was one.
+    graph: g.Graph | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the graph, which holds all weights again."""
+        return {**self.__dict__, "graph": None}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers, ready for JSON."""
@@ -120,6 +129,7 @@ class ConversionReport:
                     "constant": o.constant,
                     "near_tie": o.near_tie,
                     "approximations": list(o.approximations),
+                    "sign": o.sign,
                 }
                 for o in self.operators
             ],
@@ -348,7 +358,7 @@ class _Lowering:
             float_output=self.output == "f32",
             notes=self.notes,
         )
-        return model, ConversionReport(self.reports, list(self.notes))
+        return model, ConversionReport(self.reports, list(self.notes), self.graph)
 
     def _check_chain(self) -> None:
         """Branches are kept by the readers, and no operator runs them yet."""
@@ -693,6 +703,7 @@ class _Lowering:
             if found:
                 self.zeros.append((node, state.node.layer, found))
         self._close(state)
+        self.reports[-1] = replace(self.reports[-1], sign=node.name)
 
     @staticmethod
     def _plane_after(state: _Open, pools: int) -> tuple[int, ...]:

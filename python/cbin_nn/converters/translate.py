@@ -97,6 +97,8 @@ class _Translator:
         self.names: set[str] = set()
         self.notes = list(program.notes)
         self.problems: list[g.Problem] = []
+        self.middles: dict[str, float] = {}
+        self.layouts: dict[str, tuple[str, Any]] = {}
         self.producers = {operation.output: operation for operation in program.operations}
         self.handlers: dict[str, Callable[[Operation], _Value]] = {
             "add": self._add,
@@ -147,7 +149,9 @@ class _Translator:
         if isinstance(result, _Tensor) and result.order is not None:
             self._problem(program.operations[-1].layer, "a flattened plane can't be the output")
         output = result.node if isinstance(result, _Tensor) else self.nodes[-1].name
-        return g.Graph(program.name, self.nodes, output, self.notes, self.problems)
+        return g.Graph(
+            program.name, self.nodes, output, self.notes, self.problems, self.layouts, self.middles
+        )
 
     def _problem(self, layer: str, reason: str) -> _Unknown:
         self.problems.append(g.Problem(f"layer {layer!r}: {reason}"))
@@ -185,6 +189,7 @@ class _Translator:
         shape, name = self.program.input_shape, self.program.input
         if len(shape) == 2:
             self._node(g.Input(name, name, (), (1, 1, shape[1])))
+            self.layouts[name] = ("NF", None)
             self._node(g.Flatten(self._unique(f"{name}/flat"), name, (name,)))
             return _Tensor(self.nodes[-1].name, (shape[1],), "NF")
         if len(shape) != 4:
@@ -199,6 +204,7 @@ class _Translator:
         sides = dict(zip(axes, shape, strict=True))
         node = g.Input(name, name, (), (sides["H"], sides["W"], sides["C"]))
         self._node(node)
+        self.layouts[name] = (axes, None)
         return _Tensor(name, node.shape, axes)
 
     def _unique(self, name: str) -> str:
@@ -220,6 +226,7 @@ class _Translator:
         node = kind(name, self._layer(operation), (x.node,), **fields)
         shape = node.output_shape((x.shape,))
         self._node(node)
+        self.layouts[name] = (x.axes, x.order)
         return _Tensor(name, shape, x.axes, x.order)
 
     # -- operands
@@ -453,6 +460,8 @@ class _Translator:
             x = self._linear(operation, x, "/threshold", offset=-threshold)
         x = self._emit(g.Sign, operation, x, zero=1 if relation in ("ge", "le") else -1)
         scale, offset = (yes - no) / 2, (yes + no) / 2
+        if offset:
+            self.middles[x.node] = float(offset)
         if scale != 1 or offset:
             x = self._linear(operation, x, "/levels", factor=scale, offset=offset)
         return x

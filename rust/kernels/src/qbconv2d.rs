@@ -171,7 +171,13 @@ impl<'a> QbConv2d<'a> {
 
     fn accumulator_at(&self, input: &[u8], y: usize, x: usize, filter: usize) -> i32 {
         let weight = |filter, tap, channel| if self.weight_is_plus(filter, tap, channel) { 1 } else { -1 };
-        reference_accumulator(&self.layer.geometry, (self.affine, self.channel_adds), input, weight, (y, x, filter))
+        reference_accumulator(
+            &self.layer.geometry,
+            (self.affine, self.channel_adds),
+            input,
+            weight,
+            (y, x, filter),
+        )
     }
 
     /// Gathers each window once and adds its bytes four at a time. Weights in the canonical layout take
@@ -198,7 +204,14 @@ impl<'a> QbConv2d<'a> {
             }
             Weights::ByteMask(masks) => {
                 let filters = MaskFilters { masks, words: self.window_words() };
-                let mut gathered = Gathered::new(geometry, (self.affine, self.channel_adds), filters, input, window, scratch);
+                let mut gathered = Gathered::new(
+                    geometry,
+                    (self.affine, self.channel_adds),
+                    filters,
+                    input,
+                    window,
+                    scratch,
+                );
                 conv::convolve(&self.layer, &mut gathered, output, veto)
             }
         }

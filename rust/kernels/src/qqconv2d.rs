@@ -136,7 +136,9 @@ impl<'a> QqConv2d<'a> {
                 Weights::Wide(weights) => i32::from(weights[at]),
             }
         };
-        let acc = |y, x, filter| reference_accumulator(geometry, (self.affine, self.channel_adds), input, weight, (y, x, filter));
+        let acc = |y, x, filter| {
+            reference_accumulator(geometry, (self.affine, self.channel_adds), input, weight, (y, x, filter))
+        };
         conv::reference(&self.layer, acc, output)
     }
 

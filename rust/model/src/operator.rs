@@ -323,9 +323,7 @@ impl<'a> Parser<'_, 'a> {
                     let weights = self.canonical(&weights, DType::I8, "weights")?;
                     QqConv2d::new(geometry, affine, weights, rules, pool)
                 };
-                built
-                    .and_then(|o| o.with_channel_adds(adds))
-                    .map(|o| Operator::QqConv2d(o, geometry))
+                built.and_then(|o| o.with_channel_adds(adds)).map(|o| Operator::QqConv2d(o, geometry))
             }
             Kind::BbPointwiseConv2d => {
                 let words = self.canonical(&weights, DType::Bits, "weights")?;

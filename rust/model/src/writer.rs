@@ -426,9 +426,8 @@ impl Builder {
                     ByteWeights::I8(w) => QqConv2d::new(geometry, *affine, w, rules_view, pool_view),
                     ByteWeights::I16(w) => QqConv2d::new_wide(geometry, *affine, w, rules_view, pool_view),
                 };
-                let kernel = kernel
-                    .and_then(|kernel| kernel.with_channel_adds(channel_adds))
-                    .map_err(argument)?;
+                let kernel =
+                    kernel.and_then(|kernel| kernel.with_channel_adds(channel_adds)).map_err(argument)?;
                 self.channel_adds(name, &mut record, channel_adds)?;
                 let shape = filter_shape(&geometry);
                 record.constants[slot::WEIGHTS] = match weights {

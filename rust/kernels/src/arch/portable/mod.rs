@@ -3,5 +3,7 @@
 mod byte_mask;
 mod popcount;
 
-pub(crate) use byte_mask::{BYTE_MASK_DOT_NEEDS_TOTAL, byte_dot, byte_dot_wide, byte_mask_bias, byte_mask_dot, byte_sum};
+pub(crate) use byte_mask::{
+    BYTE_MASK_DOT_NEEDS_TOTAL, byte_dot, byte_dot_wide, byte_mask_bias, byte_mask_dot, byte_sum,
+};
 pub(crate) use popcount::{differing, differing_inside};
