@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -287,6 +288,34 @@ class Model:
                 )
         return tapped
 
+    def weights(self) -> dict[str, Array]:
+        """The unpacked weights of every operator that has any, by its name.
+
+        Returns:
+            int8 -1 and +1, or int8 and int16 where they are real weights; `[O, kh, kw, C]` for convolutions
+            (`[1, kh, kw, C]` for depthwise ones), `[units, H, W, C]` for dense layers.
+
+        Raises:
+            InvalidArgument: a layout that this version can't unpack.
+        """
+        found = {}
+        for name, dtype, layout, shape, raw in self._native.weights():
+            if dtype == "bits":
+                found[name] = _unpacked(name, layout, shape, raw)
+            else:
+                found[name] = np.frombuffer(raw, np.dtype(f"<{dtype[0]}{int(dtype[1:]) // 8}")).reshape(shape)
+        return found
+
+    def export_weights(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write `weights()` to an `.npz` file, for other tools: a name an operator.
+
+        Raises:
+            OutputError: the file exists (and `overwrite` is False) or can't be written.
+        """
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **self.weights())  # type: ignore[arg-type]
+        return write_atomically(path, buffer.getvalue(), overwrite=overwrite)
+
     def bench(
         self,
         board: str = "qemu-mps2-an500",
@@ -321,6 +350,21 @@ class Model:
 def _restore(data: bytes, report: ConversionReport | None) -> Model:
     """A model from a pickle."""
     return Model(_native.Model.from_bytes(data), report)
+
+
+def _unpacked(name: str, layout: str, shape: Sequence[int], raw: bytes) -> Array:
+    """Weights of -1 and +1 from their stored bits."""
+    rows, channels = int(np.prod(shape[:3])), shape[3]
+    if layout == "canonical":
+        stored = np.frombuffer(raw, np.uint8).reshape(rows, -1)
+        bits = np.unpackbits(stored, axis=1, bitorder="little")[:, :channels]
+    elif layout == "byte-mask":
+        products = int(np.prod(shape[1:]))
+        bits = np.frombuffer(raw, np.uint8).reshape(shape[0], -1)[:, :products] != 0
+    else:
+        raise InvalidArgument("unknown-layout", f"the weights of {name!r} have the layout {layout!r}")
+    signs: Array = bits.astype(np.int8).reshape(shape) * np.int8(2) - np.int8(1)
+    return signs
 
 
 def check_images(images: npt.ArrayLike, shape: Sequence[int]) -> npt.NDArray[np.uint8]:

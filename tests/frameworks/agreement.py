@@ -1,4 +1,5 @@
-"""What both frameworks' random tests share: compare a converted network with its framework, bit by bit, and count."""
+"""What both frameworks' random tests share: compare a converted network with its framework, bit by bit, and
+count."""
 
 from __future__ import annotations
 
@@ -60,12 +61,11 @@ class Tally:
             if getattr(operator, "channel_adds", None) is not None:
                 self.kinds["offset a channel"] += 1
 
-    def compare(
-        self, graph: g.Graph, run: FrameworkRun, images: np.ndarray, softmax: bool = False
-    ) -> None:
+    def compare(self, graph: g.Graph, run: FrameworkRun, images: np.ndarray, softmax: bool = False) -> None:
         """Converts `graph`, runs it and compares every sign with the framework's, and the logits.
 
-        An image is compared up to its first bit that differs in a near-tie, since what follows differs rightly.
+        An image is compared up to its first bit that differs in a near-tie, since what follows differs
+        rightly.
         """
         lowered, report = lower(graph)
         model = Model(_native.Model.from_bytes(_native.build_model(lowered)), report)
@@ -73,9 +73,7 @@ class Tally:
         logits = model.dequantize(outputs)
         assert report.graph is not None
         truth = evaluate(report.graph, images)
-        own = evaluate(
-            report.graph, images, {o.sign: taps[o.name] > 0 for o in report.operators if o.sign}
-        )
+        own = evaluate(report.graph, images, {o.sign: taps[o.name] > 0 for o in report.operators if o.sign})
         clean = np.ones(len(images), bool)
         approximated = False
         seen = 0

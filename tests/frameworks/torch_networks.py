@@ -1,4 +1,5 @@
-"""Random binarized torch modules, written as people write them. Seeded: the same seed gives the same module."""
+"""Random binarized torch modules, written as people write them. Seeded: the same seed gives the same
+module."""
 
 from __future__ import annotations
 
@@ -209,7 +210,9 @@ def random_network(seed: int) -> Network:
                 plane = sides.shape[-1]
             order.append(item)
         if "pool" in order:
-            kinds.append("pool before BatchNorm" if order.index("pool") < order.index("bn") else "pool after it")
+            kinds.append(
+                "pool before BatchNorm" if order.index("pool") < order.index("bn") else "pool after it"
+            )
         if rng.random() < 0.2:
             found.append(nn.Hardtanh())
             kinds.append("Hardtanh before sign")

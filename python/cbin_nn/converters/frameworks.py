@@ -187,7 +187,7 @@ def _onnx(
         part = batch[begin : begin + size]
         if len(part) < size and model.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
             break
-        found = evaluator.run([result, *wanted], {model.graph.input[0].name: part})
+        found: Any = evaluator.run([result, *wanted], {model.graph.input[0].name: part})
         outputs.append(np.asarray(found[0]))
         for name, value in zip(wanted, found[1:], strict=True):
             seen[name].append(np.asarray(value))
@@ -219,9 +219,9 @@ def _keras(
             names.append(node.name)
     watch = keras.Model(model.inputs, [*tensors, model.outputs[0]])
     predicted: Any = watch.predict(images.astype(np.float32), verbose=0)
-    found: Any = predicted if isinstance(predicted, list) else [predicted]
-    run = FrameworkRun("tensorflow", np.asarray(found[-1]))
-    for name, value in zip(names, found[:-1], strict=True):
+    parts: Any = predicted if isinstance(predicted, list) else [predicted]
+    run = FrameworkRun("tensorflow", np.asarray(parts[-1]))
+    for name, value in zip(names, parts[:-1], strict=True):
         node = next(sign for sign in signs if sign.name == name)
         run.bits[name] = _graph_bits(graph, node, np.asarray(value))
     return run

@@ -186,6 +186,8 @@ class _Layer:
     rank: int
     #: The classes of the layers of its model, in order.
     siblings: list[str]
+    #: Whether each of them has weights, a model inside included.
+    weighted: list[bool]
     #: Its own place among them.
     index: int
     #: The models that it is inside of, outermost first.
@@ -351,8 +353,7 @@ class _CheckpointWeights(_Weights):
     def take(self, layer: _Layer, expected: list[tuple[str, Shape]]) -> list[Float32]:
         parts = []
         for each in (*layer.parents, layer):
-            before = [name for name in each.siblings[: each.index] if name in _WEIGHTED | _MODELS]
-            parts.append(f"layer_with_weights-{len(before)}")
+            parts.append(f"layer_with_weights-{sum(each.weighted[: each.index])}")
         arrays = []
         for leaf, shape in expected:
             key = "/".join([*parts, leaf, ".ATTRIBUTES", "VARIABLE_VALUE"])
@@ -487,7 +488,7 @@ def _resolve(
     entries = config.get("layers")
     if not isinstance(entries, list) or not entries:
         raise ConversionError("damaged-file", "the model has no list of layers")
-    layers, records, siblings = [], [], list[str]()
+    layers, records, siblings, weighted = [], [], list[str](), list[bool]()
     for i, item in enumerate(entries):
         entry = _record(item, f"layer number {i}")
         class_name = _class_name(entry.get("class_name"))
@@ -498,8 +499,11 @@ def _resolve(
         name = entry.get("name", settings.get("name", f"{_snake_case(class_name)}_{i}"))
         if not isinstance(name, str) or not 0 < len(name) < 200:
             raise ConversionError("damaged-file", f"the name of layer number {i} is {str(name)[:80]!r}")
-        layers.append(_Layer(class_name, name, settings, siblings.count(class_name), siblings, i, parents))
+        layers.append(
+            _Layer(class_name, name, settings, siblings.count(class_name), siblings, weighted, i, parents)
+        )
         siblings.append(class_name)
+        weighted.append(_has_weights(class_name, settings))
         records.append(entry)
     if len({layer.name for layer in layers}) != len(layers):
         raise ConversionError("damaged-file", "two layers have the same name")
@@ -525,6 +529,19 @@ def _resolve(
     return _resolve_functional(config, layers, records, given, call)
 
 
+def _has_weights(class_name: str, config: dict[str, Any], depth: int = 0) -> bool:
+    if class_name == "Normalization" and config.get("mean") is not None:
+        return False
+    if class_name not in _MODELS or depth > _MAX_DEPTH:
+        return class_name in _WEIGHTED
+    entries = config.get("layers")
+    return any(
+        _has_weights(_class_name(entry.get("class_name")), _optional_record(entry.get("config")), depth + 1)
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, dict)
+    )
+
+
 def _resolve_functional(
     config: dict[str, Any],
     layers: list[_Layer],
@@ -543,6 +560,18 @@ def _resolve_functional(
         for name, number in zip(names, given, strict=True):
             made[name, 0] = number
     waiting: list[tuple[_Layer, dict[str, Any], int, list[tuple[str, int]]]] = []
+    calls_of = {
+        layer.name: len(nodes) if isinstance(nodes := record.get("inbound_nodes"), list) else 0
+        for layer, record in zip(layers, records, strict=True)
+    }
+
+    def source(reference: tuple[str, int]) -> tuple[str, int]:
+        """A Sequential model counts its own construction as call 0, which the file does not list."""
+        name, i = reference
+        if by_name[name].class_name in _MODELS and (i >= calls_of[name] or calls_of[name] == 1):
+            return name, max(0, min(i - 1, calls_of[name] - 1))
+        return reference
+
     for layer, record in zip(layers, records, strict=True):
         nodes = record.get("inbound_nodes")
         nodes = nodes if isinstance(nodes, list) else []
@@ -559,15 +588,15 @@ def _resolve_functional(
                 raise layer.refuse(
                     "damaged-file", f"it is connected to {missing[:1] or 'nothing'}, which is no layer"
                 )
-            waiting.append((layer, record, i, sources))
+            waiting.append((layer, record, i, [source(reference) for reference in sources]))
     while waiting:
-        ready = [item for item in waiting if all(source in made for source in item[3])]
+        ready = [item for item in waiting if all(reference in made for reference in item[3])]
         if not ready:
             raise waiting[0][0].refuse("damaged-file", "its inputs are never made: the layers form a circle")
         for layer, record, i, sources in ready:
-            made[layer.name, i] = call(layer, record, [made[source] for source in sources])
+            made[layer.name, i] = call(layer, record, [made[reference] for reference in sources])
         waiting = [item for item in waiting if (item[0].name, item[2]) not in made]
-    outputs = _references(config.get("output_layers"))
+    outputs = [source(r) for r in _references(config.get("output_layers")) if r[0] in by_name]
     missing = [name for name, i in outputs if (name, i) not in made]
     if not outputs or missing:
         raise ConversionError(

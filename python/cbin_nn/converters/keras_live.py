@@ -89,10 +89,17 @@ def _root_model(data: bytes) -> dict[str, Any]:
             continue
         parts = dict(_fields(node))
         if parts.get(3) == b"root" and isinstance(parts.get(5), bytes):
-            record = json.loads(parts[5])
+            record = json.loads(parts[5], object_hook=_plain)
             if isinstance(record, dict) and isinstance(record.get("config"), dict):
                 return record
     raise ConversionError("damaged-file", "keras_metadata.pb names no model")
+
+
+def _plain(record: dict[str, Any]) -> Any:
+    """Tuples are records of their own in a SavedModel."""
+    if record.get("class_name") == "__tuple__" and isinstance(record.get("items"), list):
+        return record["items"]
+    return record
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:

@@ -81,11 +81,12 @@ def read_onnx_program(path: str | os.PathLike[str]) -> Program:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise ConversionError("damaged-file", f"not a readable ONNX file ({reason})") from error
-    return _Importer(onnx, model).program()
+    return _Importer(onnx, model, path.parent).program()
 
 
 class _Importer:
-    def __init__(self, onnx: Any, model: Any) -> None:
+    def __init__(self, onnx: Any, model: Any, folder: Path) -> None:
+        self.folder = folder
         self.onnx, self.model, self.graph = onnx, model, model.graph
         self.constants: dict[str, Array] = {}
         self.operations: list[Operation] = []
@@ -128,16 +129,44 @@ class _Importer:
             sides.append(fixed if i else 1)
         return tuple(sides)
 
-    def _array(self, tensor: Any, what: str) -> Array:
-        if tensor.data_location == self.onnx.TensorProto.EXTERNAL or tensor.external_data:
+    def _external(self, tensor: Any, what: str, count: int) -> Array:
+        """An array in a second file, which must lie beside the first one."""
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        name = entries.get("location", "")
+        path = self.folder / name
+        if (
+            not name
+            or Path(name).name != name
+            or name in (".", "..")
+            or path.is_symlink()
+            or not path.is_file()
+        ):
             raise ConversionError(
                 "unsupported-file",
-                f"{what!r} lies in another file, which is not followed; save the model in one file "
-                "(onnx.save(model, path, save_as_external_data=False))",
+                f"{what!r} lies in {name[:80]!r}, which is no file beside the model; keep the two together, "
+                "or save "
+                "the model in one file (onnx.save(model, path, save_as_external_data=False))",
             )
+        dtype = np.dtype(self.onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        bytes_ = count * dtype.itemsize
+        try:
+            offset = int(entries.get("offset", 0))
+            length = int(entries.get("length", bytes_))
+        except ValueError as error:
+            raise ConversionError("damaged-file", f"{what!r}: its place in {name!r} is no number") from error
+        if offset < 0 or length != bytes_ or offset + length > path.stat().st_size:
+            raise ConversionError("damaged-file", f"{what!r} reaches beyond the file {name!r}")
+        with path.open("rb") as file:
+            file.seek(offset)
+            content = file.read(length)
+        return np.frombuffer(content, dtype.newbyteorder("<")).reshape(tuple(tensor.dims)).astype(dtype)
+
+    def _array(self, tensor: Any, what: str) -> Array:
         count = math.prod(tensor.dims)
         if any(side < 0 for side in tensor.dims) or count > MAX_ELEMENTS:
             raise ConversionError("damaged-file", f"{what!r} of shape {list(tensor.dims)[:8]} is too large")
+        if tensor.data_location == self.onnx.TensorProto.EXTERNAL or tensor.external_data:
+            return self._external(tensor, what, count)
         typed = max(
             len(getattr(tensor, name))
             for name in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
@@ -280,17 +309,10 @@ class _Importer:
         self._emit("leaky_relu", node, layer, slope=float(a.get("alpha", 0.01)))
 
     def _op_clip(self, node: Any, layer: str, a: dict[str, Any]) -> None:
-        ends: list[float | None] = []
-        for i, key in ((1, "min"), (2, "max")):
-            if len(node.input) > i and node.input[i]:
-                value = self._known(node.input[i])
-                if value is None or value.size != 1:
-                    self._unsupported(node, layer, "its limits are no constants")
-                    return
-                ends.append(float(value.reshape(-1)[0]))
-            else:
-                ends.append(float(a[key]) if key in a else None)
-        self._emit("clip", node, layer, node.input[:1], low=ends[0], high=ends[1])
+        names = ("low", "high")
+        limits = [name for i, name in enumerate(names, 1) if len(node.input) > i and node.input[i]]
+        ends = {name: float(a[key]) for name, key in zip(names, ("min", "max"), strict=True) if key in a}
+        self._emit("clip", node, layer, limits=tuple(limits), **ends)
 
     def _op_flatten(self, node: Any, layer: str, a: dict[str, Any]) -> None:
         self._emit("flatten", node, layer, start=int(a.get("axis", 1)))

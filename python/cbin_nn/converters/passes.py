@@ -1,5 +1,6 @@
 r"""Passes over the source graph, framework-free: each returns a graph of the same function.
 
+- `drop_unused`: what the output does not need goes.
 - `merge_linear`: scalar affine steps in a row become one, and those that do nothing go.
 - `move_scale`: a positive scale on bits (Brevitas' `BipolarQuant`, `0.5 * sign(x)`) moves behind pools and
   flattening, past the next layer, where it joins that layer's chain.
@@ -20,7 +21,7 @@ import numpy as np
 
 from . import graph as g
 
-__all__ = ["canonicalize", "drop_clip", "merge_linear", "move_scale", "split_ternary"]
+__all__ = ["canonicalize", "drop_clip", "drop_unused", "merge_linear", "move_scale", "split_ternary"]
 
 
 def canonicalize(graph: g.Graph) -> g.Graph:
@@ -154,7 +155,19 @@ def drop_clip(graph: g.Graph) -> g.Graph:
     return _rebuilt(graph, nodes, alias, notes)
 
 
-_PASSES: tuple[Callable[[g.Graph], g.Graph], ...] = (merge_linear, move_scale, drop_clip)
+def drop_unused(graph: g.Graph) -> g.Graph:
+    """Nodes that the output does not need go, unless a reader met problems: then all edges are kept."""
+    if graph.problems:
+        return graph
+    needed = {graph.output}
+    for node in reversed(graph.nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    nodes = [node for node in graph.nodes if node.name in needed or isinstance(node, g.Input)]
+    return _rebuilt(graph, nodes, {}, [])
+
+
+_PASSES: tuple[Callable[[g.Graph], g.Graph], ...] = (drop_unused, merge_linear, move_scale, drop_clip)
 
 
 def split_ternary(graph: g.Graph, sign: str) -> g.Graph | None:

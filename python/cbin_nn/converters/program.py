@@ -24,7 +24,8 @@ groups |
 | max_pool2d | x | kernel, strides, padding, dilation, ceil_mode |
 | batch_norm | x, gamma, beta, mean, variance | epsilon |
 | prelu | x, slope | |
-| leaky_relu, clip | x | slope; low, high |
+| leaky_relu | x | slope |
+| clip | x, [constants, named in `limits`] | low, high; limits |
 | add, sub, mul, div, neg, abs, sign, sqrt, pow, maximum, minimum | one or two | |
 | compare | two | relation: ge, gt, le, lt |
 | where | condition, if true, if false | |
@@ -223,7 +224,7 @@ _EVALUATORS: dict[str, Callable[[list[Array], dict[str, Any]], Array]] = {
     "tanh": lambda x, a: np.tanh(x[0]),
     "maximum": lambda x, a: np.maximum(x[0], x[1]),
     "minimum": lambda x, a: np.minimum(x[0], x[1]),
-    "clip": lambda x, a: np.clip(x[0], a.get("low"), a.get("high")).astype(x[0].dtype),
+    "clip": lambda x, a: _clip(x, a),
     "bipolar": lambda x, a: np.where(x[0] >= 0, x[1], -x[1]),
     "compare": lambda x, a: np.asarray(_RELATIONS[a["relation"]](x[0], x[1])),
     "where": lambda x, a: np.where(x[0], x[1], x[2]),
@@ -243,6 +244,12 @@ _EVALUATORS: dict[str, Callable[[list[Array], dict[str, Any]], Array]] = {
     "concat": lambda x, a: np.concatenate(x, axis=a.get("axis", 0)),
     "slice": lambda x, a: _slice(*x),
 }
+
+
+def _clip(x: list[Array], attributes: dict[str, Any]) -> Array:
+    limits = dict(zip(attributes.get("limits", ()), x[1:], strict=True))
+    low, high = (limits.get(end, attributes.get(end)) for end in ("low", "high"))
+    return np.asarray(np.clip(x[0], low, high)).astype(x[0].dtype)
 
 
 def _slice(

@@ -349,7 +349,13 @@ class _Translator:
         return self._linear(operation, self._tensor(operation), factor=Fraction(-1))
 
     def _clip(self, operation: Operation) -> _Value:
-        low, high = operation.attributes.get("low"), operation.attributes.get("high")
+        ends = {end: operation.attributes.get(end) for end in ("low", "high")}
+        for i, end in enumerate(operation.attributes.get("limits", ()), 1):
+            value = self._constant(operation.inputs[i])
+            if value is None or value.size != 1:
+                raise _Unsupported("its limits are no constant numbers")
+            ends[end] = float(value.reshape(-1)[0])
+        low, high = ends["low"], ends["high"]
         return self._emit(g.Clip, operation, self._tensor(operation), low=low, high=high)
 
     def _limit(self, operation: Operation) -> _Value:

@@ -7,7 +7,7 @@ use crate::format::{
     ALIGNMENT, CRC, CRC_FROM, DType, FLAG_FLOAT_OUTPUT, Header, Kind, Layout, MAGIC, MAX_ARENA,
     MAX_OPERATORS, MAX_TENSORS, OperatorRecord, Place, Span, TensorRecord, VERSION, align, storage_bytes,
 };
-use crate::operator::Operator;
+use crate::operator::{Operator, slot};
 use cbin_nn_kernels::shape::Shape;
 
 /// A model: a checked view over the bytes of a `.cbn` file.
@@ -410,6 +410,16 @@ impl<'a> Model<'a> {
             .filter(|&&t| (t as usize) < self.tensors.len())
             .map(|&t| self.tensor_at(t as usize).bytes)
             .sum()
+    }
+
+    /// The weights of operator `index`; `None` for one that has none, such as a pool of bits.
+    pub fn weights(&self, index: usize) -> Option<Tensor<'a>> {
+        let record = self.operators.get(index)?;
+        if Kind::from_code(record.kind)? == Kind::BMaxPool2d {
+            return None;
+        }
+        let at = record.constants[slot::WEIGHTS] as usize;
+        (at < self.tensors.len()).then(|| self.tensor_at(at))
     }
 
     /// Kind of operator `index`, where the record names a known one.

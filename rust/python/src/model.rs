@@ -135,6 +135,23 @@ impl Model {
             .collect()
     }
 
+    /// (operator, element type, layout, shape, stored bytes) of the weights of each operator that has any.
+    #[allow(clippy::type_complexity)]
+    fn weights<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> Vec<(String, &'static str, &'static str, [u32; 4], Bound<'py, PyBytes>)> {
+        let model = self.inner.view();
+        (0..model.operator_count())
+            .filter_map(|index| {
+                let tensor = model.weights(index)?;
+                let bytes = PyBytes::new(py, model.data_bytes(&tensor)?);
+                let name = model.operator_name(index).to_owned();
+                Some((name, tensor.dtype.name(), tensor.layout.name(), tensor.shape, bytes))
+            })
+            .collect()
+    }
+
     /// Runs a batch on `threads` threads (0: one a core): u8 images `[N, H, W, C]`, or uint32 words `[N, H,
     /// W, words]` for a model with packed input. Returns integers `[N, units]`, or words for a packed output.
     fn run<'py>(
