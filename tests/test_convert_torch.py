@@ -36,8 +36,8 @@ NAMES = sorted(path.stem for path in ANSWERS.glob("*.npz"))
 def run(source: Any, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray], Any]:
     model = cbin_nn.convert(source)
     outputs, taps = model.run(images, taps=True)
-    assert model.report is not None
-    return model.dequantize(outputs), taps, model.report
+    assert model.conversion is not None
+    return model.dequantize(outputs), taps, model.conversion
 
 
 # -- samples

@@ -111,8 +111,7 @@ def input_by_channel(ratios: Sequence[Fraction], largest: int) -> tuple[int, Int
     """(mul, adds, error): integers with `q + ratio = (mul*q + add) / mul` up to `error`, in steps of q.
 
     Of all mul for which `max |mul*q + add| <= largest`, the smallest whose error is within float32 rounding
-    of
-    the ratios (0 is returned for the error then), else the one with the smallest error.
+    of the ratios (0 is returned for the error then), else the one with the smallest error.
 
     Args:
         ratios: `offset / scale` of each channel.

@@ -22,8 +22,9 @@ from .geometry import thread_count
 if TYPE_CHECKING:
     from .converters import ConversionReport
     from .deploy import BenchReport, Progress
+    from .report import ModelReport
 
-__all__ = ["Layer", "Model", "check_images", "check_words", "convert", "load", "save"]
+__all__ = ["ArenaBuffer", "Layer", "Model", "check_images", "check_words", "convert", "load", "save"]
 
 Array = npt.NDArray[Any]
 OutputType = Literal["i8", "i16", "i32", "f32"]
@@ -49,13 +50,28 @@ class Layer:
     fused_pool: bool
 
 
+@dataclass(frozen=True)
+class ArenaBuffer:
+    """A part of the arena, and when it is in use. Sizes and offsets are in bytes."""
+
+    #: Name of the layer whose output or scratch it is.
+    name: str
+    #: True for a layer's scratch, False for its output.
+    scratch: bool
+    offset: int
+    bytes: int
+    #: Index in `Model.layers` of the first and of the last layer during which it is in use.
+    first: int
+    last: int
+
+
 class Model:
     """A checked `.cbn` model. Made by `convert` or `load`."""
 
-    def __init__(self, native: _native.Model, report: ConversionReport | None = None) -> None:
+    def __init__(self, native: _native.Model, conversion: ConversionReport | None = None) -> None:
         self._native = native
         #: What the conversion did, layer by layer; None for a model that was loaded.
-        self.report = report
+        self.conversion = conversion
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Model:
@@ -67,7 +83,7 @@ class Model:
         return cls(_native.Model.from_bytes(bytes(memoryview(data))))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self.to_bytes(), self.report)
+        return _restore, (self.to_bytes(), self.conversion)
 
     def to_bytes(self) -> bytes:
         """The bytes of the `.cbn` file."""
@@ -75,6 +91,10 @@ class Model:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the model to a `.cbn` file, whole or not at all.
+
+        Args:
+            path: the file.
+            overwrite: replace a file that exists.
 
         Raises:
             OutputError: the file exists (and `overwrite` is False) or can't be written.
@@ -150,6 +170,11 @@ class Model:
         ]
 
     @property
+    def arena(self) -> list[ArenaBuffer]:
+        """What lies where in the arena, and when: in order of the layers."""
+        return [ArenaBuffer(*row) for row in self._native.arena()]
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates an image."""
         return sum(layer.macs for layer in self.layers)
@@ -194,8 +219,7 @@ class Model:
         Returns:
             `[N, classes]` (`[classes]` for one image) of the model's output type: int8, int16, int32
             or float32. A model that ends in bits returns packed uint32 words `[N, H, W, words]`. With
-            `taps`, that
-            and a dict by operator name.
+            `taps`, that and a dict by operator name.
 
         Raises:
             InvalidArgument: wrong dtype, shape or thread count; the message names the argument.
@@ -239,7 +263,7 @@ class Model:
         return words
 
     def dequantize(self, outputs: Array) -> npt.NDArray[np.float32]:
-        """Integer outputs as float32 logits of the source network: `outputs * output_scale`.
+        """Integer outputs `[N, classes]` as float32 logits of the source network: `outputs * output_scale`.
 
         Raises:
             InvalidArgument: `outputs` are not integers, for instance because they are logits already.
@@ -251,7 +275,7 @@ class Model:
         return (outputs * self.output_scale).astype(np.float32)
 
     def run_integers(self, images: npt.ArrayLike, *, threads: int | None = None) -> Array:
-        """As `run`, but always the integers that a board sends, also for a model with float output."""
+        """As `run`, but always the integers `[N, classes]` that a board sends, whatever the output type."""
         batch = self.check_input(images)
         batch = batch[None] if batch.ndim == 3 else batch
         outputs: Array = self._native.run(batch, thread_count(threads), False)
@@ -328,7 +352,8 @@ class Model:
     ) -> BenchReport:
         """Run images on a board and compare each output with the host's, byte for byte.
 
-        See `cbin_nn.deploy.bench` for the arguments, the report and the errors.
+        `images` are uint8 `[N, H, W, C]`, `labels` integers `[N]`. See `cbin_nn.deploy.bench` for the
+        arguments, the report and the errors.
         """
         from .deploy import bench
 
@@ -340,6 +365,19 @@ class Model:
 
         print_fn(summary(self))
 
+    def report(self, *benches: BenchReport) -> ModelReport:
+        """Layers, memory, the conversion and benchmarks in one report: print it, show it in Jupyter, save it.
+
+        Args:
+            benches: benchmarks of this model, from `bench`.
+
+        Raises:
+            InvalidArgument: a benchmark is another model's.
+        """
+        from .report import ModelReport
+
+        return ModelReport(self, benches)
+
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.input_shape))
         layers = len(self.layers)
@@ -347,9 +385,9 @@ class Model:
         return f"<cbin_nn.Model {self.name!r}: {shape} -> {output}, {layers} operators>"
 
 
-def _restore(data: bytes, report: ConversionReport | None) -> Model:
+def _restore(data: bytes, conversion: ConversionReport | None) -> Model:
     """A model from a pickle."""
-    return Model(_native.Model.from_bytes(data), report)
+    return Model(_native.Model.from_bytes(data), conversion)
 
 
 def _unpacked(name: str, layout: str, shape: Sequence[int], raw: bytes) -> Array:
@@ -368,7 +406,7 @@ def _unpacked(name: str, layout: str, shape: Sequence[int], raw: bytes) -> Array
 
 
 def check_images(images: npt.ArrayLike, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Check that `images` are uint8 `[N, H, W, C]` or `[H, W, C]` of the given (H, W, C).
+    """Check that `images` are uint8 `[N, H, W, C]` or `[H, W, C]` of the given `shape` (H, W, C).
 
     Raises:
         InvalidArgument: naming what is wrong: dtype, shape or range.
@@ -457,21 +495,18 @@ def convert(
 
     Args:
         source: a file, told by its content and not by its suffix: Larq/Keras `.h5` or `.keras`, PyTorch
-        `.pt2`
-            (`torch.export.save`), ONNX or QONNX, a SavedModel folder; a live Keras model or
-            `torch.nn.Module`; or
-            a plain description, a dict (`cbin_nn.converters.description`).
+            `.pt2` (`torch.export.save`), ONNX or QONNX, a SavedModel folder; a live Keras model or
+            `torch.nn.Module`; or a plain description, a dict (`cbin_nn.converters.description`).
         output: type of the last layer's output. "f32" is i32 on the board, times its scale on the host.
-        input_scale: the network was trained on `input_scale * q + input_offset` of a u8 pixel q; default 1.
-        One
-            number, or one a channel.
+        input_scale: the network was trained on `input_scale * q + input_offset` of a u8 pixel q, one number
+            or one a channel; default 1.
         input_offset: default 0. For images normalised as `x / 127.5 - 1`, pass 1 / 127.5 and -1; for
             `(x / 255 - mean) / deviation`, pass `1 / (255 * deviation)` and `-mean / deviation`, a list each.
         fuse: False keeps convolutions and max-pools apart wherever stored bits can be pooled.
         input_shape: (C, H, W) of one image; only a live torch module needs it.
 
     Returns:
-        The model; `model.report` says what was folded into what, and what was approximated by how much.
+        The model; `model.conversion` says what was folded into what, and what was approximated by how much.
 
     Raises:
         ConversionError: layers or options can't be converted; the message names all of them and what to do.
@@ -515,5 +550,5 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write a model to a `.cbn` file: `model.save(path)`."""
+    """Write a model to a `.cbn` file. See `Model.save`."""
     return model.save(path, overwrite=overwrite)

@@ -5,8 +5,7 @@ Three comparisons, since a bit that differs changes what follows it:
 - *bits*: the model's bits against the source's own, run by its framework where that is installed (`engine`),
   else by the built-in evaluator (`cbin_nn.converters.evaluate`).
 - *own*: each layer against the source's layer on the very bits that the model gave it. This is what
-conversion
-  promises: 0 outside of near-ties and of layers that the report calls approximated.
+  conversion promises: 0 outside of near-ties and of layers that the report calls approximated.
 - *fused*: the model against the same network converted without fused pools, byte for byte.
 """
 

@@ -45,8 +45,7 @@ def lower_file(
 
     Args:
         source: a file (`.h5`, `.keras`, `.pt2`, `.onnx`, a SavedModel folder), told by its content; a live
-        Keras
-            model or torch module; or a description (`cbin_nn.converters.description`).
+            Keras model or torch module; or a description (`cbin_nn.converters.description`).
         output: "i8", "i16", "i32" or "f32".
         input_scale: a u8 pixel q means `input_scale * q + input_offset`; default 1. One value, or one a
         channel.

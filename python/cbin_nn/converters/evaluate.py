@@ -4,8 +4,7 @@ packing.
 What `cbin_nn.verify` compares a converted model with. Integer sums are exact here (they stay far below
 2**53);
 BatchNorm and the like are within about 1e-15 of the real number, so a sign can only be in doubt where its
-argument
-is that close to 0, which is far inside of what counts as a near-tie.
+argument is that close to 0, which is far inside of what counts as a near-tie.
 """
 
 from __future__ import annotations

@@ -609,8 +609,7 @@ def _references(value: Any, depth: int = 0) -> list[tuple[str, int]]:
     """The tensors in a node of any Keras version, as (layer, which of its calls).
 
     Keras 2: `["conv", 0, 0, {}]`, in lists of any depth. Keras 3: `{"args": [...], "kwargs": {...}}` around
-    records
-    with `keras_history: ["conv", 0, 0]`.
+    records with `keras_history: ["conv", 0, 0]`.
     """
     if depth > 8:
         raise ConversionError("damaged-file", "a layer's connections are nested too deeply")

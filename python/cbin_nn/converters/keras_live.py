@@ -1,10 +1,8 @@
 r"""Live Keras models, and SavedModel folders where TensorFlow is installed.
 
 A live model is saved to an `.h5` file of its own and read from there by `keras`: one reader for all. A
-SavedModel is
-read without loading it, so none of its functions run: the architecture is JSON in `keras_metadata.pb`, the
-weights
-are a checkpoint that `tf.train.load_checkpoint` reads as plain arrays.
+SavedModel is read without loading it, so none of its functions run: the architecture is JSON in
+`keras_metadata.pb`, the weights are a checkpoint that `tf.train.load_checkpoint` reads as plain arrays.
 """
 
 from __future__ import annotations

@@ -12,10 +12,8 @@ report.
 **Last layer.** A dense layer with real weights on bits becomes 8-bit weights in the same way.
 
 **torch.sign.** 0 at 0 is no bit. Each such sign is proven never to see 0; where that fails, the network is
-refused
-with the layers and channels, except before the last dense layer: there the sign is split into two bits, `x >
-0` and
-`x >= 0`, whose mean it is (`passes.split_ternary`), which is exact.
+refused with the layers and channels, except before the last dense layer: there the sign is split into two
+bits, `x > 0` and `x >= 0`, whose mean it is (`passes.split_ternary`), which is exact.
 
 **Refusals.** What can't be lowered is collected on the way, so that one error lists all of it.
 """

@@ -4,9 +4,8 @@ Works for PyTorch's dynamo exporter (`torch.onnx.export(..., dynamo=True)`, opti
 `optimize=False`), its TorchScript exporter, and Brevitas' QONNX (`BipolarQuant`). This module only
 translates node by node into a `cbin_nn.converters.program.Program`.
 
-A file is hostile until read: its size is bounded, external data is not followed, and a size that an
-initializer
-states is compared with the bytes that are there.
+A file is hostile until read: its size is bounded, a size that an initializer states is compared with the bytes
+that are there, and arrays in a second file (torch's exporter writes one) are read from beside the model alone.
 """
 
 from __future__ import annotations

@@ -5,10 +5,9 @@ Importers (`onnx`, `torch_export`) translate names and attributes into the vocab
 What the operations mean together is decided here, on the program, and in `translate`:
 
 - `simplify` follows aliases (identity, detach, dropout at inference), gives equal expressions one name,
-rewrites
-  the straight-through trick `(A - B) + B` to `A`, and drops what the output does not need (the
-  surrogate of a gradient, for instance). The trick must go before constants are folded, since in
-  floating point it rounds.
+  rewrites the straight-through trick `(A - B) + B` to `A`, and drops what the output does not need (the
+  surrogate of a gradient, for instance). The trick must go before constants are folded, since in floating
+  point it rounds.
 - `ConstantFolder` evaluates the part of a program that does not depend on the input (`sign(W)`, `mean|W| *
 sign(W)`,
   shape arithmetic), in float32 as the framework would.

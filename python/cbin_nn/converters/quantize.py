@@ -5,21 +5,16 @@ one float32, at
 most 127 of them) they are taken. Else the largest integer that is allowed stands for the largest weight: 127
 for 8 bits;
 for 16 bits what the 32-bit accumulator has room for, up to 32767. With few distinct magnitudes or 8 bits,
-more
-scales are tried, and the one with the least sum of squared errors is taken. Weights are rounded so that
-their sum
-within each input channel is kept (the largest remainders are rounded up): neighbouring pixels are alike, so
-an
-error that cancels within a channel costs least.
+more scales are tried, and the one with the least sum of squared errors is taken. Weights are rounded so that
+their sum within each input channel is kept (the largest remainders are rounded up): neighbouring pixels are
+alike, so an error that cancels within a channel costs least.
 
 **The bound.** With `e_i = |w_i - s*q_i|` and inputs `|x_i| <= X_i`, a result is off by at most the sum of
 `e_i * X_i`.
 
 Why 16 bits for a first layer: it is small, and every bit that it flips reaches all layers. In a trained
-network
-with a 3x3 layer of 27 real weights a filter, 8 bits flip one bit in 1000, and the predicted class of 9 % of
-the
-images; 16 bits flip none.
+network with a 3x3 layer of 27 real weights a filter, 8 bits flip one bit in 1000, and the predicted class of
+9 % of the images; 16 bits flip none.
 """
 
 from __future__ import annotations

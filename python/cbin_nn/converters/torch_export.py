@@ -1,11 +1,9 @@
 r"""Reader of `torch.export` programs: `.pt2` files without torch, and live `torch.nn.Module`s.
 
 A `.pt2` file of torch 2.8 or newer is a zip of JSON (the graph) and raw little-endian arrays (the weights).
-This module
-reads those two and nothing else: it needs no torch, and nothing in the file is executed. Arrays that were
-pickled are refused, and so are older files, whose weights are pickles throughout. A live module is exported
-in memory and
-read by the same code, so both routes give the same graph.
+This module reads those two and nothing else: it needs no torch, and nothing in the file is executed. Arrays
+that were pickled are refused, and so are older files, whose weights are pickles throughout. A live module is
+exported in memory and read by the same code, so both routes give the same graph.
 
 Node by node, aten operators are translated to the vocabulary of `cbin_nn.converters.program`.
 """

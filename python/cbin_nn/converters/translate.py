@@ -1,11 +1,9 @@
 r"""From a tensor program (`program`) to the source graph: patterns become layers, NCHW becomes NHWC.
 
 Two things change on the way, and nothing else: the *layout* (a tensor remembers in which order its axes
-stand in
-the source, and a flattened one which feature is which, so weights and per-feature parameters are permuted
-once, here) and the *vocabulary* (`where(x >= 0, 1, -1)` is a sign, a weight of constant absolute value per
-filter is
-binary with a scale).
+stand in the source, and a flattened one which feature is which, so weights and per-feature parameters are
+permuted once, here) and the *vocabulary* (`where(x >= 0, 1, -1)` is a sign, a weight of constant absolute
+value per filter is binary with a scale).
 
 **sign.** `torch.sign` and ONNX `Sign` are 0 at 0, which no bit can hold: the node says so (`Sign.zero`), and
 lowering proves that 0 can't occur, or refuses. `where(x >= 0, 1, -1)` is +1 there, `where(x > 0, 1, -1)` is
