@@ -4,8 +4,9 @@ Works for PyTorch's dynamo exporter (`torch.onnx.export(..., dynamo=True)`, opti
 `optimize=False`), its TorchScript exporter, and Brevitas' QONNX (`BipolarQuant`). This module only
 translates node by node into a `cbin_nn.converters.program.Program`.
 
-A file is hostile until read: its size is bounded, a size that an initializer states is compared with the bytes
-that are there, and arrays in a second file (torch's exporter writes one) are read from beside the model alone.
+A file is hostile until read: its size is bounded, a size that an initializer states is compared with the
+bytes that are there, and arrays in a second file (torch's exporter writes one) are read from beside the model
+alone.
 """
 
 from __future__ import annotations
