@@ -333,6 +333,10 @@ class Model:
     def export_weights(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write `weights()` to an `.npz` file, for other tools: a name an operator.
 
+        Args:
+            path: the file to write.
+            overwrite: replace a file that exists.
+
         Raises:
             OutputError: the file exists (and `overwrite` is False) or can't be written.
         """

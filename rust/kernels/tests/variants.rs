@@ -42,7 +42,7 @@ fn channels() -> impl Strategy<Value = usize> {
 
 /// Half the time no offsets, else one for each of `channels`, none beyond `|add|`.
 fn channel_adds(rng: &mut TestRng, channels: usize, add: i32) -> Vec<i32> {
-    if rng.next_u32() % 2 == 0 {
+    if rng.next_u32().is_multiple_of(2) {
         return Vec::new();
     }
     (0..channels).map(|_| rng.next_u32() as i32 % (add.abs() + 1)).collect()
