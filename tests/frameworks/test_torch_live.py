@@ -134,3 +134,41 @@ def run_reference(module: Any, live: Any, graph: Any, images: np.ndarray) -> Any
     assert len(theirs) == len(ours)
     run.bits = {mine: run.bits[name] for name, mine in zip(theirs, ours, strict=True) if name in run.bits}
     return run
+
+
+class InPlace(torch.nn.Module):
+    """Changes tensors in place, and reads them again by their old name."""
+
+    input_shape = (3, 9, 9)
+
+    def __init__(self, view: bool = False) -> None:
+        super().__init__()
+        self.conv = networks.BinaryConv(3, 16, 3)
+        self.norm = torch.nn.BatchNorm2d(16)
+        torch.nn.init.normal_(self.norm.running_mean, 0, 300)
+        torch.nn.init.constant_(self.norm.running_var, 1e5)
+        self.relu = torch.nn.LeakyReLU(-0.5, inplace=True)
+        self.head = networks.BinaryLinear(16 * 49, 5)
+        self.view = view
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.conv(x))
+        seen = y.permute(0, 1, 2, 3) if self.view else y
+        self.relu(y)
+        y.add_(-0.25)
+        y.clamp_(-1, 1)
+        return self.head(torch.where((seen if self.view else y) >= 0, 1.0, -1.0).flatten(1))
+
+
+def test_in_place_operations_change_what_comes_after() -> None:
+    torch.manual_seed(3)
+    module = InPlace().eval()
+    images = images_for(module.input_shape, 3)
+    graph = read_source(module, input_shape=module.input_shape)
+    run = run_framework(module, graph, images, module.input_shape)
+    assert run is not None
+    tally = Tally()
+    tally.compare(graph, run, images)
+    assert tally.bits > 1000
+    with pytest.raises(ConversionError, match="in place"):
+        lower(read_source(InPlace(view=True).eval(), input_shape=module.input_shape))

@@ -64,6 +64,13 @@ _ALIASES = {"alias", "clone", "contiguous", "detach", "detach_", "lift_fresh_cop
 _RELATIONS = {"ge", "gt", "le", "lt"}
 _DROPOUTS = {"alpha_dropout", "dropout", "feature_alpha_dropout", "feature_dropout"}
 _RESHAPES = {"_unsafe_view", "reshape", "view"}
+#: Their result may share its elements with their input.
+_VIEWS = (
+    (_ALIASES - {"clone"})
+    | _DROPOUTS
+    | _RESHAPES
+    | {"expand", "flatten", "permute", "squeeze", "t", "to", "transpose", "unsqueeze"}
+)
 _ASSERTIONS = {"_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range_for_size"}
 
 
@@ -230,6 +237,10 @@ def _array(files: Archive, folder: str, name: str, entry: dict[str, Any]) -> Arr
 # aten
 
 
+def _in_place(name: str) -> bool:
+    return name.endswith("_") and not name.startswith("_") and name != "detach_"
+
+
 class _Unsupported(Exception):
     """The reason why one node is not translated."""
 
@@ -243,6 +254,10 @@ class _Importer:
         self.constants: dict[str, Array] = {}
         self.operations: list[Operation] = []
         self.count = 0
+        #: A tensor that was changed in place -> what it is now.
+        self.changed: dict[str, str] = {}
+        #: Tensors that share their elements with another one.
+        self.shared: set[str] = set()
 
     def program(self) -> Program:
         inputs = []
@@ -284,7 +299,9 @@ class _Importer:
             shape.append(_int(side, inputs[0]) if i else 1)
         for node in self._list(self.graph, "nodes"):
             self._node(_record(node, "a node"))
-        return Program(self.name, inputs[0], tuple(shape), self.constants, self.operations, outputs[0])
+        return Program(
+            self.name, inputs[0], tuple(shape), self.constants, self.operations, self._current(outputs[0])
+        )
 
     @staticmethod
     def _list(record: dict[str, Any], key: str) -> list[Any]:
@@ -300,7 +317,14 @@ class _Importer:
         return value
 
     def _tensor_name(self, argument: Any, what: str) -> str:
-        return self._name(_record(_record(argument, what).get("as_tensor"), what).get("name"))
+        """The name of a tensor argument, as it is now."""
+        return self._current(_record(_record(argument, what).get("as_tensor"), what).get("name"))
+
+    def _current(self, value: Any) -> str:
+        name = self._name(value)
+        while name in self.changed:
+            name = self.changed[name]
+        return name
 
     # -- nodes
 
@@ -331,6 +355,8 @@ class _Importer:
             self._translate(name, parts[4] if len(parts) > 4 else "", layer, outputs[0], arguments)
         except _Unsupported as error:
             self._unsupported(name, layer, outputs[0], arguments, str(error))
+        if _in_place(name) and "as_tensor" in arguments.get("self", {}):
+            self.changed[self._tensor_name(arguments["self"], name)] = outputs[0]
         for extra in outputs[1:]:  # statistics of a normalisation, indices of a pool: nobody may read them
             self._emit("unsupported", layer, extra, [outputs[0]], name=name, reason="a second result is used")
 
@@ -356,7 +382,7 @@ class _Importer:
             if "as_tensor" in argument:
                 inputs.append(self._tensor_name(argument, name))
             elif "as_tensors" in argument:
-                inputs += [self._name(_record(t, name).get("name")) for t in argument["as_tensors"]]
+                inputs += [self._current(_record(t, name).get("name")) for t in argument["as_tensors"]]
         self._emit("unsupported", layer, output, inputs, name=name, reason=reason)
 
     def _constant(self, value: Array) -> str:
@@ -413,6 +439,19 @@ class _Importer:
         def emit(kind: str, *inputs: str, **attributes: Any) -> None:
             self._emit(kind, layer, output, list(inputs), **attributes)
 
+        if _in_place(name):
+            # `y = x.add_(1)` is `y = x + 1`, after which x is y; unless others share the elements of x.
+            changed = tensor()
+            if changed in self.shared:
+                # No mere unsupported operation: what reads the view depends on it, and does not name it.
+                raise ConversionError(
+                    "unsupported-layer",
+                    f"layer {layer!r}: {name} changes a tensor in place that another one is a view of; write it "
+                    "without the change in place",
+                )
+            name = name[:-1]
+        elif name in _VIEWS:
+            self.shared |= {tensor("input" if name in _DROPOUTS else "self"), output}
         if name in _ALIASES:
             emit("identity", tensor())
         elif name in _DROPOUTS:
@@ -471,16 +510,16 @@ class _Importer:
             self._batch_norm(layer, output, arguments, tensor)
         elif name in ("prelu", "_prelu_kernel"):
             emit("prelu", tensor(), tensor("weight"), by_channel=name == "prelu")
-        elif name in ("relu", "relu_"):
+        elif name in ("relu",):
             emit("clip", tensor(), low=0.0, high=None)
-        elif name in ("leaky_relu", "leaky_relu_"):
+        elif name in ("leaky_relu",):
             emit("leaky_relu", tensor(), slope=self._number(arguments.get("negative_slope"), 0.01))
-        elif name in ("hardtanh", "hardtanh_"):
+        elif name in ("hardtanh",):
             low = self._number(arguments.get("min_val"), -1.0)
             emit("clip", tensor(), low=low, high=self._number(arguments.get("max_val"), 1.0))
-        elif name in ("relu6", "relu6_"):
+        elif name in ("relu6",):
             emit("clip", tensor(), low=0.0, high=6.0)
-        elif name in ("clamp", "clamp_", "clamp_min", "clamp_max", "clip"):
+        elif name in ("clamp", "clamp_min", "clamp_max", "clip"):
             ends = {"low": arguments.get("min"), "high": arguments.get("max")}
             missing = {"as_none": True}
             numbers = {
@@ -516,7 +555,7 @@ class _Importer:
             emit("softmax", tensor(), axis=self._ints(arguments.get("dim"), [-1])[0])
         elif name == "cat":
             tensors = [
-                self._name(_record(t, "cat").get("name"))
+                self._current(_record(t, "cat").get("name"))
                 for t in arguments["tensors"].get("as_tensors") or []
             ]
             emit("concat", *tensors, axis=self._ints(arguments.get("dim"), [0])[0])
