@@ -97,7 +97,7 @@ def test_random_modules(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("route", ["pt2", "dynamo", "dynamo, optimize=False", "torchscript"])
 def test_every_exporter_gives_the_same_network(tmp_path: Path, route: str) -> None:
     compared = 0
-    for seed in range(500, 520):
+    for seed in range(500, 510):
         module = networks.random_network(seed)
         images = images_for(module.input_shape, seed)
         live = read_source(module, input_shape=module.input_shape)
@@ -122,7 +122,7 @@ def test_every_exporter_gives_the_same_network(tmp_path: Path, route: str) -> No
         Tally().compare(graph, run_reference(module, live, graph, images), images)
         assert [o.kind for o in lowered.operators] == [o.kind for o in expected.operators]
         compared += 1
-    assert compared >= 12
+    assert compared >= 6
 
 
 def run_reference(module: Any, live: Any, graph: Any, images: np.ndarray) -> Any:

@@ -446,7 +446,7 @@ class _Importer:
                 # No mere unsupported operation: what reads the view depends on it, and does not name it.
                 raise ConversionError(
                     "unsupported-layer",
-                    f"layer {layer!r}: {name} changes a tensor in place that another one is a view of; write it "
+                    f"layer {layer!r}: {name} changes a tensor in place that is shared with a view; write it "
                     "without the change in place",
                 )
             name = name[:-1]
