@@ -134,6 +134,20 @@ impl<'a> QbConv2d<'a> {
         self.layer.pool.is_some()
     }
 
+    /// Shapes, rules and pool.
+    pub(crate) fn layer(&self) -> &ConvLayer<'a> {
+        &self.layer
+    }
+
+    pub(crate) fn affine(&self) -> Affine {
+        self.affine
+    }
+
+    /// The offset of each input channel, or an empty slice.
+    pub(crate) fn channel_adds(&self) -> &'a [i32] {
+        self.channel_adds
+    }
+
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see
     /// [`window_words`](Self::window_words).
     pub fn scratch_words(&self) -> usize {
@@ -145,7 +159,7 @@ impl<'a> QbConv2d<'a> {
         Weights::byte_mask_words(&self.layer.geometry)
     }
 
-    fn weight_is_plus(&self, filter: usize, tap: usize, channel: usize) -> bool {
+    pub(crate) fn weight_is_plus(&self, filter: usize, tap: usize, channel: usize) -> bool {
         let geometry = &self.layer.geometry;
         match self.weights {
             Weights::Packed(packed) => {

@@ -110,6 +110,34 @@ impl<'a> QqConv2d<'a> {
         self.layer.pool.is_some()
     }
 
+    /// Shapes, rules and pool.
+    pub(crate) fn layer(&self) -> &ConvLayer<'a> {
+        &self.layer
+    }
+
+    pub(crate) fn affine(&self) -> Affine {
+        self.affine
+    }
+
+    /// The offset of each input channel, or an empty slice.
+    pub(crate) fn channel_adds(&self) -> &'a [i32] {
+        self.channel_adds
+    }
+
+    /// Whether weights are 16-bit.
+    pub(crate) fn is_wide(&self) -> bool {
+        matches!(self.weights, Weights::Wide(_))
+    }
+
+    pub(crate) fn weight(&self, filter: usize, tap: usize, channel: usize) -> i32 {
+        let geometry = &self.layer.geometry;
+        let at = filter * geometry.products() + tap * geometry.input().channels() + channel;
+        match self.weights {
+            Weights::Byte(weights) => i32::from(weights[at]),
+            Weights::Wide(weights) => i32::from(weights[at]),
+        }
+    }
+
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see
     /// [`window_words`](Self::window_words).
     pub fn scratch_words(&self) -> usize {
@@ -128,14 +156,7 @@ impl<'a> QqConv2d<'a> {
     pub fn reference(&self, input: &[u8], output: &mut [u32]) -> Result<(), ArgumentError> {
         let geometry = &self.layer.geometry;
         check_length("input", geometry.input().elements(), input.len())?;
-        let channels = geometry.input().channels();
-        let weight = |filter: usize, tap: usize, channel: usize| {
-            let at = filter * geometry.products() + tap * channels + channel;
-            match self.weights {
-                Weights::Byte(weights) => i32::from(weights[at]),
-                Weights::Wide(weights) => i32::from(weights[at]),
-            }
-        };
+        let weight = |filter, tap, channel| self.weight(filter, tap, channel);
         let acc = |y, x, filter| {
             reference_accumulator(geometry, (self.affine, self.channel_adds), input, weight, (y, x, filter))
         };
