@@ -1050,8 +1050,8 @@ def bqqfc(
     >>> bqqfc(x, weights).tolist()
     [[12], [2]]
     >>> bqqfc(x, weights, weight_scale=0.25, return_scale=True)
-    (array([[6],
-           [1]], dtype=int32), 0.5)
+    (array([[12],
+           [ 2]], dtype=int32), 0.25)
     """
     words, numbers, shape = _dense(x, weights, signs=False)
     units, _ = numbers.shape
