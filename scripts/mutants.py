@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "target" / "mutants"
 SOURCES = Path("rust/kernels/src")
 #: Files with unit tests of their own against worked values.
-UNITS = {"rule.rs", "bits.rs", "bbqfc.rs", "shape.rs"}
+UNITS = {"rule.rs", "bits.rs", "bbqfc.rs", "bqqfc.rs", "shape.rs"}
 #: Seconds that a mutant's tests may take; one that loops for ever is dead, too.
 LIMIT = 120
 
@@ -62,9 +62,12 @@ MUTANTS = [
     Mutant("K off by one", "bbconv2d.rs", "let mut acc = 0;\n            for tap_y", "let mut acc = 1;\n            for tap_y"),
     Mutant("padding bits counted as channels", "bbpointwiseconv2d.rs", "(0..shape.channels()).map(", "(0..shape.pixel_words() * 32).map("),
     Mutant("the last feature forgotten", "bbfc.rs", "for channel in 0..self.input.channels() {", "for channel in 1..self.input.channels() {"),
-    Mutant("the input's offset forgotten", "bytes.rs", "affine.mul * i32::from(q) + affine.add;", "affine.mul * i32::from(q);"),
+    Mutant("the input's offset forgotten", "bytes.rs", "affine.mul * i32::from(q) + add;", "affine.mul * i32::from(q) + 0 * add;"),
+    Mutant("the first channel's offset for all", "bytes.rs", "channel_adds.get(channel).copied()", "channel_adds.first().copied()"),
     Mutant("zero padding of the byte, not of its meaning", "bytes.rs", "                continue;\n            };\n            for channel", "                acc += affine.add;\n                continue;\n            };\n            for channel"),
-    Mutant("8-bit weights read as unsigned", "qqconv2d.rs", "i32::from(self.weights[filter * geometry.products() + tap * channels + channel])", "i32::from(self.weights[filter * geometry.products() + tap * channels + channel] as u8)"),
+    Mutant("8-bit weights read as unsigned", "qqconv2d.rs", "Weights::Byte(weights) => i32::from(weights[at]),", "Weights::Byte(weights) => i32::from(weights[at] as u8),"),
+    Mutant("16-bit weights read as unsigned", "qqconv2d.rs", "Weights::Wide(weights) => i32::from(weights[at]),", "Weights::Wide(weights) => i32::from(weights[at] as u16),"),
+    Mutant("a bit of 0 as +1 under 8-bit weights", "bqqfc.rs", "channel) { 1 } else { -1 };", "channel) { 1 } else { 1 };"),
     Mutant("1-bit weights inverted", "qbconv2d.rs", "if self.weight_is_plus(filter, tap, channel) { 1 } else { -1 }", "if self.weight_is_plus(filter, tap, channel) { -1 } else { 1 }"),
     # Max-pool.
     Mutant("AND for OR", "bmaxpool2d.rs", "if use_and { pooled && value } else { pooled || value }", "if use_and { pooled && value } else { pooled && value }"),

@@ -15,7 +15,7 @@ def requirements(extra: str) -> list[str]:
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     found = list(project["dependencies"])
     for requirement in project["optional-dependencies"][extra]:
-        reference = re.fullmatch(r"cbin-nn\[([\w,]+)\]", requirement)
+        reference = re.fullmatch(r"cbin-nn\[([\w,-]+)\]", requirement)
         if reference:
             for name in reference.group(1).split(","):
                 found += requirements(name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +63,12 @@ def step(node: g.Node, x: Array) -> Array:
             a.astype(np.float64) for a in (node.gamma, node.beta, node.mean, node.variance)
         )
         return (x - mean) * gamma / np.sqrt(variance + np.float64(np.float32(node.epsilon))) + beta
+    if isinstance(node, g.Linear):
+        factor, offset, divisor = (
+            float(value) if isinstance(value, Fraction) else value.astype(np.float64)
+            for value in (node.factor, node.offset, node.divisor)
+        )
+        return x * factor / divisor + offset
     if isinstance(node, g.Bias):
         return x + node.values.astype(np.float64)
     if isinstance(node, g.PReLU):

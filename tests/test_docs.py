@@ -20,6 +20,13 @@ def test_the_bit_contract_by_hand() -> None:
     assert outcome.failed == 0
 
 
+def test_the_page_on_converting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    outcome = doctest.testfile(str(ROOT / "docs" / "converting.md"), module_relative=False)
+    assert outcome.attempted > 8
+    assert outcome.failed == 0
+
+
 @pytest.mark.parametrize(("page", "examples"), [("README.md", 2), ("docs/tutorial.md", 1)])
 def test_the_examples_run(page: str, examples: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     require("qemu-system-arm", shutil.which("qemu-system-arm") is not None, "apt-get install qemu-system-arm")

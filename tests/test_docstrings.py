@@ -44,12 +44,17 @@ def public_functions(tree: ast.Module) -> Iterator[tuple[str, Function]]:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
         for name in ast.literal_eval(node.value)
     }
+
+    def overload(node: Function) -> bool:
+        """A signature for type checkers alone; the function itself follows."""
+        return any(ast.unparse(decorator) == "overload" for decorator in node.decorator_list)
+
     for node in tree.body:
-        if isinstance(node, Function) and node.name in exported:
+        if isinstance(node, Function) and node.name in exported and not overload(node):
             yield node.name, node
         if isinstance(node, ast.ClassDef) and node.name in exported:
             for method in node.body:
-                if isinstance(method, Function) and not method.name.startswith("_"):
+                if isinstance(method, Function) and not method.name.startswith("_") and not overload(method):
                     yield f"{node.name}.{method.name}", method
 
 

@@ -34,7 +34,7 @@ def step_values(step: r.Step, x: Decimal, i: int) -> Decimal:
     if isinstance(step, r.PReLU):
         return x if x >= 0 else number(step.alpha) * x
     if isinstance(step, r.Linear):
-        return number(step.factor) * x + number(step.offset)
+        return number(step.factor) * x / number(step.divisor) + number(step.offset)
     sigma = (number(step.variance) + Decimal(step.epsilon)).sqrt()
     return number(step.gamma) * (x - number(step.mean)) / sigma + number(step.beta)
 
@@ -410,3 +410,27 @@ def repeated(step: r.Step, n: int) -> r.Step:
     """A step of one element for n elements."""
     fields = {k: np.repeat(v, n) if isinstance(v, np.ndarray) else v for k, v in vars(step).items()}
     return type(step)(**fields)
+
+
+def test_where_an_exact_zero_is_reachable() -> None:
+    """Against every accumulator of a small range: what torch.sign would map to 0."""
+    rng = random.Random(41)
+    counts: Counter[bool] = Counter()
+    for _ in range(120):
+        n = 6
+        steps = [random_step(rng, n) for _ in range(rng.randint(1, 3))]
+        if rng.random() < 0.3:
+            divisor = np.array([nice(rng, zero=0) or 3 for _ in range(n)], F32)
+            steps.append(r.Linear("d", Fraction(1), Fraction(0), divisor))
+        low = np.array([rng.randint(-20, 5) for _ in range(n)], np.int64)
+        step = rng.choice([1, 2])
+        high = low + step * np.array([rng.randint(0, 12) for _ in range(n)])
+        found = r.zero_reachable(steps, r.Reach(low, high, step))
+        with localcontext() as context:
+            context.prec = 60
+            for i in range(n):
+                values = range(int(low[i]), int(high[i]) + 1, step)
+                expected = any(chain_value(steps, Decimal(acc), i) == 0 for acc in values)
+                assert found[i] == expected, (steps, i)
+                counts[expected] += 1
+    assert min(counts[True], counts[False]) > 80, counts

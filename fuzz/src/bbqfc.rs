@@ -38,7 +38,7 @@ pub fn run(data: &[u8]) {
 }
 
 /// Values of one magnitude, or at times of any.
-fn factors(draw: &mut Draw<'_>, rows: usize) -> Vec<i64> {
+pub(crate) fn factors(draw: &mut Draw<'_>, rows: usize) -> Vec<i64> {
     let (length, keep) = (draw.length(rows), draw.below(65) as u32);
     (0..length)
         .map(|_| {

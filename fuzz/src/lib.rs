@@ -24,6 +24,7 @@ pub mod bbfc;
 pub mod bbpointwiseconv2d;
 pub mod bbqfc;
 pub mod bmaxpool2d;
+pub mod bqqfc;
 mod draw;
 mod layer;
 pub mod qbconv2d;
@@ -34,7 +35,7 @@ pub mod view;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also its folder in `corpus/`.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("view", view::run),
     ("qbconv2d", qbconv2d::run),
     ("qqconv2d", qqconv2d::run),
@@ -44,4 +45,5 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("bmaxpool2d", bmaxpool2d::run),
     ("bbfc", bbfc::run),
     ("bbqfc", bbqfc::run),
+    ("bqqfc", bqqfc::run),
 ];

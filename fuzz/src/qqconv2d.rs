@@ -17,8 +17,20 @@ pub fn run(data: &[u8]) {
         true => vec![i8::MIN; length],
         false => draw.image(length).into_iter().map(|byte| byte as i8).collect(),
     };
-    let built =
-        layer.views().and_then(|(rules, pool)| QqConv2d::new(geometry, affine, &weights, rules, pool));
+    // 16-bit weights, and an offset a channel, now and then.
+    let factor = draw.below(4) as i16 * 80;
+    let wide: Vec<i16> = weights.iter().map(|&w| i16::from(w).saturating_mul(factor)).collect();
+    let adds = if draw.below(3) == 0 { draw.length(shape.channels()) } else { 0 };
+    let adds: Vec<i32> = (0..adds).map(|_| draw.below(18_001) as i32 - 9000).collect();
+    draw.odd |= !adds.is_empty() && affine.add != 0;
+    draw.odd |= !adds.is_empty() && geometry.products() > 100;
+    let built = layer.views().and_then(|(rules, pool)| {
+        let operator = match factor {
+            0 => QqConv2d::new(geometry, affine, &weights, rules, pool),
+            _ => QqConv2d::new_wide(geometry, affine, &wide, rules, pool),
+        };
+        operator?.with_channel_adds(&adds)
+    });
     let operator = match built {
         Ok(operator) => operator,
         Err(error) => return draw.refused(error),

@@ -10,7 +10,7 @@ use cbin_nn_kernels::qbconv2d::Affine;
 use cbin_nn_kernels::rule::Grid;
 use cbin_nn_kernels::shape::{Shape, Window};
 use cbin_nn_model::format::{DType, Layout};
-use cbin_nn_model::writer::{Builder, OperatorSpec, PoolSpec, RulesSpec};
+use cbin_nn_model::writer::{Builder, ByteWeights, OperatorSpec, PoolSpec, RulesSpec};
 
 fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target)
@@ -75,6 +75,7 @@ fn seeds_of_view() {
         filters: 3,
         window,
         affine,
+        channel_adds: vec![],
         layout,
         rules: rules(Grid::Conv, 12, 4),
         pool: None,
@@ -86,10 +87,11 @@ fn seeds_of_view() {
             "qqconv2d",
             DType::U8,
             OperatorSpec::QqConv2d {
-                weights: vec![-3; 24],
+                weights: ByteWeights::I8(vec![-3; 24]),
                 filters: 3,
                 window,
                 affine,
+                channel_adds: vec![],
                 rules: rules(Grid::Channel, 3, 1),
                 pool: None,
             },

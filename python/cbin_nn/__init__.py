@@ -21,6 +21,7 @@ from ._native import __version__
 from .deploy import BenchReport
 from .errors import CbinError
 from .model import Layer, Model, convert, load, save
+from .verification import verify
 
 if TYPE_CHECKING:
     from . import data, images, ops, plots, rule
@@ -43,6 +44,7 @@ __all__ = [
     "plots",
     "rule",
     "save",
+    "verify",
 ]
 
 

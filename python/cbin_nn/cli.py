@@ -35,6 +35,33 @@ report_file = click.option(
 force = click.option("--force", is_flag=True, help="Overwrite an output file that exists.")
 
 
+class _Numbers(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """One number, or several with commas between them: one a channel."""
+
+    name = "NUMBER[,...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            numbers = [float(part) for part in value.split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is no number, nor numbers with commas between them", param, ctx)
+        return numbers[0] if len(numbers) == 1 else numbers
+
+
+def input_meaning(command: Any) -> Any:
+    """The options --input-scale and --input-offset."""
+    command = click.option(
+        "--input-offset", type=_Numbers(), help="See --input-scale; one, or one a channel.  [default: 0]"
+    )(command)
+    return click.option(
+        "--input-scale",
+        type=_Numbers(),
+        help="The network saw scale * q + offset of a pixel q; one, or one a channel.  [default: 1]",
+    )(command)
+
+
 class _Verbs(click.Group):
     """Prints this package's errors as one line, and keeps the order of the commands."""
 
@@ -114,10 +141,7 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     show_default=True,
     help="Type of the last layer's output.",
 )
-@click.option(
-    "--input-scale", type=float, help="The network saw scale * q + offset of a pixel q.  [default: 1]"
-)
-@click.option("--input-offset", type=float, help="See --input-scale.  [default: 0]")
+@input_meaning
 @click.option("--no-fuse", is_flag=True, help="Keep convolutions and max-pools apart where possible.")
 @force
 @as_json
@@ -125,13 +149,13 @@ def convert(
     source: Path,
     out: Path,
     output: str,
-    input_scale: float | None,
-    input_offset: float | None,
+    input_scale: Any,
+    input_offset: Any,
     no_fuse: bool,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Convert SOURCE, a Larq/Keras file (.h5 or .keras), to a .cbn model."""
+    """Convert SOURCE to a .cbn model: Larq/Keras (.h5, .keras), PyTorch (.pt2), ONNX or QONNX."""
     from .model import convert as convert_file
 
     check_target(out, overwrite=force)
@@ -155,13 +179,16 @@ def convert(
 @force
 @as_json
 def inspect(model: Path, report: Path | None, force: bool, as_json: bool) -> None:
-    """Show the layers of MODEL: operator, shape, MACs, flash and RAM."""
-    from .model import load
+    """Show the layers of MODEL: operator, shape, MACs, flash and RAM.
+
+    MODEL may also be a source file (.h5, .keras, .pt2, .onnx): then also what its conversion folds,
+    approximates and drops.
+    """
     from .report import summary
 
     if report is not None:
         check_target(report, overwrite=force)
-    loaded = load(model)
+    loaded = _load_or_convert(model)
     if report is not None:
         loaded.report().save(report, overwrite=force)
     value = {
@@ -189,7 +216,53 @@ def inspect(model: Path, report: Path | None, force: bool, as_json: bool) -> Non
             for layer in loaded.layers
         ],
     }
-    _print(value, as_json, summary(loaded))
+    if loaded.conversion is not None:
+        value["conversion"] = loaded.conversion.to_dict()
+    told = "" if loaded.conversion is None else f"\n{loaded.conversion}"
+    _print(value, as_json, summary(loaded) + told)
+
+
+@main.command(epilog="Example: cbin-nn verify model.cbn model.h5 --images images.npy")
+@click.argument("model", type=MODEL)
+@click.argument("source", type=MODEL)
+@click.option("--images", type=MODEL, required=True, metavar="IMAGES.npy", help="u8 [N, H, W, C].")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "framework", "built-in"]),
+    default="auto",
+    show_default=True,
+    help="What runs the source.",
+)
+@input_meaning
+@as_json
+def verify(
+    model: Path,
+    source: Path,
+    images: Path,
+    engine: str,
+    input_scale: Any,
+    input_offset: Any,
+    as_json: bool,
+) -> None:
+    """Compare MODEL with the SOURCE that it was converted from, layer by layer.
+
+    Exit status 1 where a layer differs that should not: on its own input, near-ties and
+    approximated layers aside.
+    """
+    from .model import load
+    from .verification import verify as run_verify
+
+    report = run_verify(
+        load(model),
+        source,
+        _load_array("images", images),
+        engine=cast(Any, engine),
+        input_scale=input_scale,
+        input_offset=input_offset,
+    )
+    _print(report.to_dict(), as_json, str(report))
+    if not report.exact:
+        click.get_current_context().exit(1)
 
 
 @main.command(epilog="Example: cbin-nn run model.cbn images.npy -o logits.npy")
@@ -319,7 +392,7 @@ def bench(
 ) -> None:
     """Run MODEL on a board; compare each output with the host's, and count by layer.
 
-    MODEL may also be a source file (.h5, .keras): it is converted first.
+    MODEL may also be a source file (.h5, .keras, .pt2, .onnx): it is converted first.
     """
     from .deploy import bench as run_bench
 

@@ -33,8 +33,10 @@ __all__ = [
     "few",
     "fold_pool",
     "fold_sign",
+    "input_by_channel",
     "integer_input",
     "simplest_fraction",
+    "zeros_under_sign",
 ]
 
 #: The multiplicands `m*q + p` of an 8-bit input are 16-bit.
@@ -105,6 +107,39 @@ def integer_input(
     return mul, add, scale / mul
 
 
+def input_by_channel(ratios: Sequence[Fraction], largest: int) -> tuple[int, Ints, float]:
+    """(mul, adds, error): integers with `q + ratio = (mul*q + add) / mul` up to `error`, in steps of q.
+
+    Of all mul for which `max |mul*q + add| <= largest`, the smallest whose error is within float32 rounding
+    of the ratios (0 is returned for the error then), else the one with the smallest error.
+
+    Args:
+        ratios: `offset / scale` of each channel.
+        largest: bound of the multiplicands, at least `256 + max |ratio|`.
+
+    Raises:
+        FoldError: not even mul = 1 is within the bound.
+    """
+    values = np.array([float(ratio) for ratio in ratios])
+    reach = float(np.maximum(np.abs(values), np.abs(values + 255)).max())
+    most = min(int(largest / (reach + 1)), 2**16)
+    if most < 1:
+        raise FoldError(
+            "unsupported-scale",
+            f"input offset/scale = {values[np.abs(values).argmax()]:.9g} is so large that its accumulators "
+            "do "
+            "not fit 32 bits",
+        )
+    muls = np.arange(1, most + 1)
+    errors = np.abs(np.rint(np.outer(muls, values)) / muls[:, None] - values)
+    slack = np.abs(values) / 2**23
+    within = np.flatnonzero((errors <= slack).all(axis=1))
+    best = int(within[0]) if within.size else int(errors.max(axis=1).argmin())
+    mul = int(muls[best])
+    error = 0.0 if within.size else float(errors[best].max())
+    return mul, np.rint(mul * values).astype(np.int64), error
+
+
 # ------------------------------------------------------------------------------------------------
 # accumulators
 
@@ -128,15 +163,23 @@ class AccumulatorRange:
 
     @classmethod
     def of_bytes(
-        cls, weights: npt.NDArray[np.int8], mul: int, add: int, *, zero_padded: bool
+        cls, weights: npt.NDArray[Any], mul: int, add: int | Ints, *, zero_padded: bool
     ) -> AccumulatorRange:
-        """Sums of `w * (mul*q + add)` for q in 0..255; weights (filters, products)."""
-        least, most = add, 255 * mul + add
+        """Sums of `w * (mul*q + add)` for q in 0..255; weights (filters, products), `add` one or one a
+        product."""
+        least = np.broadcast_to(np.asarray(add, np.int64), weights.shape[1:])
+        most = least + 255 * mul
         if zero_padded:
-            least, most = min(least, 0), max(most, 0)
-        positive = np.where(weights > 0, weights, 0).sum(axis=1, dtype=np.int64)
-        negative = np.where(weights < 0, weights, 0).sum(axis=1, dtype=np.int64)
-        return cls(positive * least + negative * most, positive * most + negative * least, 1)
+            least, most = np.minimum(least, 0), np.maximum(most, 0)
+        positive = np.where(weights > 0, weights, 0).astype(np.int64)
+        negative = np.where(weights < 0, weights, 0).astype(np.int64)
+        return cls(positive @ least + negative @ most, positive @ most + negative @ least, 1)
+
+    @classmethod
+    def of_weighted_bits(cls, weights: npt.NDArray[Any]) -> AccumulatorRange:
+        """Sums of `w * x` for x = -1 or +1; weights (units, features). Each has the parity of its bounds."""
+        high = np.abs(weights.astype(np.int64)).sum(axis=1)
+        return cls(-high, high, 2)
 
     @property
     def fits(self) -> bool:
@@ -157,6 +200,7 @@ class Planned:
     """A step before it is spread over elements: arrays of shape (), (channels,) or of the whole plane."""
 
     layer: str
+    #: "linear" is (factor, offset) or (factor, offset, divisor).
     kind: Literal["linear", "batch_norm", "prelu"]
     values: tuple[Any, ...]
     epsilon: float = 0.0
@@ -197,8 +241,19 @@ def _per_element(planned: Sequence[Planned], plane: tuple[int, ...]) -> bool:
     return any(array.shape == plane and len(plane) == 3 for step in planned for array in step.arrays())
 
 
+def _strict(planned: Sequence[Planned], strict: Bools | None, layer: str = "") -> list[Planned]:
+    """The chain, negated in the channels of `strict`: `f > 0` is `NOT (-f >= 0)`."""
+    if strict is None or not strict.any():
+        return list(planned)
+    turn = np.where(strict, np.float32(-1), np.float32(1))
+    return [*planned, Planned(layer, "linear", (turn, Fraction(0)))]
+
+
 def fold_sign(
-    planned: Sequence[Planned], accumulators: AccumulatorRange, plane: tuple[int, ...]
+    planned: Sequence[Planned],
+    accumulators: AccumulatorRange,
+    plane: tuple[int, ...],
+    strict: Bools | None = None,
 ) -> tuple[Rules, tuple[int, ...]]:
     """Rules of a chain without a pool.
 
@@ -206,6 +261,7 @@ def fold_sign(
         planned: the chain, the scales that belong to the accumulator itself included.
         accumulators: what can occur.
         plane: (height, width, channels) of the accumulators, or (units,).
+        strict: channels where a tie is -1 instead of +1, shape (channels,); None is nowhere.
 
     Returns:
         (rules, (rules in all, two-sided, constant, near a tie)).
@@ -215,8 +271,12 @@ def fold_sign(
     """
     grid: Literal["channel", "conv"] = "conv" if _per_element(planned, plane) else "channel"
     shape = plane if grid == "conv" else plane[-1:]
-    sets, near = r.sign_rules([p.build(shape) for p in planned], accumulators.reach(shape))
-    rules = canonical_rules(sets.lo.reshape(shape), sets.hi.reshape(shape), sets.flip.reshape(shape), grid)
+    steps = [p.build(shape) for p in _strict(planned, strict)]
+    sets, near = r.sign_rules(steps, accumulators.reach(shape))
+    flip = sets.flip.reshape(shape)
+    if strict is not None:
+        flip = flip ^ strict
+    rules = canonical_rules(sets.lo.reshape(shape), sets.hi.reshape(shape), flip, grid)
     return rules, (sets.lo.size, int(sets.two_sided.sum()), int(sets.constant.sum()), int(near.sum()))
 
 
@@ -238,6 +298,7 @@ def fold_pool(
     accumulators: AccumulatorRange,
     plane: tuple[int, ...],
     pooled: tuple[int, ...],
+    strict: Bools | None = None,
 ) -> FoldedPool:
     """Rule, veto and invert of `sign(after(max over the window of before(acc)))`.
 
@@ -248,6 +309,7 @@ def fold_pool(
         accumulators: what can occur.
         plane: (height, width, channels) of the accumulators.
         pooled: the same after the pool.
+        strict: see `fold_sign`.
 
     Raises:
         TooManyIntervals: some element needs more than the pool's law covers.
@@ -265,7 +327,7 @@ def fold_pool(
     elif on_pooled:
         grid, shape = "output", pooled
     first = [p.build(shape) for p in before]
-    second = [(p.gather(owner) if owner is not None else p).build(shape) for p in after]
+    second = [(p.gather(owner) if owner is not None else p).build(shape) for p in _strict(after, strict)]
     found, near = r.pooled_rules(first, second, accumulators.reach(shape), mixed=grid == "conv")
     rule, veto, invert, clash = _one_invert_a_channel(found, channels, mixed=grid == "conv")
     if clash:
@@ -274,6 +336,8 @@ def fold_pool(
             "per-element parameters after it make both intervals and complements of intervals in "
             f"channels {few(clash)}, which one operator can't hold; share the PReLU over axes [1, 2]",
         )
+    if strict is not None:
+        invert = invert ^ strict
     vetoed = ~(veto.constant & ~veto.flip)
     return FoldedPool(
         canonical_rules(rule.lo.reshape(shape), rule.hi.reshape(shape), rule.flip.reshape(shape), grid),
@@ -304,6 +368,31 @@ def _owners(window: Window, plane: tuple[int, ...], pooled: tuple[int, ...]) -> 
         index = (np.arange(plane[axis]) + start) // stride
         owners.append(np.minimum(index, pooled[axis] - 1))
     return owners[0], owners[1]
+
+
+def zeros_under_sign(
+    before: Sequence[Planned],
+    after: Sequence[Planned],
+    accumulators: AccumulatorRange,
+    plane: tuple[int, ...],
+    pooled: tuple[int, ...],
+) -> list[int]:
+    """Channels in which `after(max of before(acc))` is exactly 0 for some reachable accumulator.
+
+    Each value of `before(acc)` may be the largest of its window, so the composite decides.
+    """
+    shape = plane[-1:]
+    steps: list[Planned] = [*before, *after]
+    if _per_element(before, plane):
+        shape = plane
+        if _per_element(after, pooled):
+            raise FoldError(
+                "unsupported-layer", "per-element parameters on both sides of a pool and torch.sign"
+            )
+    elif _per_element(after, pooled):
+        shape = pooled
+    found = r.zero_reachable([p.build(shape) for p in steps], accumulators.reach(shape))
+    return [int(c) for c in np.flatnonzero(found.reshape(-1, plane[-1]).any(axis=0))]
 
 
 def _spread(values: Ints, shape: tuple[int, ...]) -> Ints:

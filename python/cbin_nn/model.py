@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -200,7 +201,34 @@ class Model:
         """
         return self._native.kernels
 
-    def run(self, images: npt.ArrayLike, *, threads: int | None = None, dequantize: bool = False) -> Array:
+    @overload
+    def run(
+        self,
+        images: npt.ArrayLike,
+        *,
+        threads: int | None = None,
+        dequantize: bool = False,
+        taps: Literal[False] = False,
+    ) -> Array: ...
+
+    @overload
+    def run(
+        self,
+        images: npt.ArrayLike,
+        *,
+        threads: int | None = None,
+        dequantize: bool = False,
+        taps: Literal[True],
+    ) -> tuple[Array, dict[str, Array]]: ...
+
+    def run(
+        self,
+        images: npt.ArrayLike,
+        *,
+        threads: int | None = None,
+        dequantize: bool = False,
+        taps: bool = False,
+    ) -> Array | tuple[Array, dict[str, Array]]:
         """Run a batch of images, bit for bit as a board does.
 
         Args:
@@ -208,10 +236,12 @@ class Model:
                 the model's input is bits.
             threads: threads to use; None is one a core.
             dequantize: return float32 logits, the integers times `output_scale`.
+            taps: return every operator's output too, as `taps` gives it for one image, stacked to `[N, ...]`.
 
         Returns:
             `[N, classes]` (`[classes]` for one image) of the model's output type: int8, int16, int32
-            or float32. A model that ends in bits returns packed uint32 words `[N, H, W, words]`.
+            or float32. A model that ends in bits returns packed uint32 words `[N, H, W, words]`. With
+            `taps`, that and a dict by operator name.
 
         Raises:
             InvalidArgument: wrong dtype, shape or thread count; the message names the argument.
@@ -224,7 +254,14 @@ class Model:
         outputs = self.run_integers(batch, threads=threads)
         if dequantize or self._native.float_output:
             outputs = self.dequantize(outputs)
-        return outputs[0] if batch.ndim == 3 else outputs
+        result: Array = outputs[0] if batch.ndim == 3 else outputs
+        if not taps:
+            return result
+        if batch.ndim == 3:
+            return result, self.taps(batch)
+        each = [self.taps(image) for image in batch]
+        names = [layer.name for layer in self.layers]
+        return result, {name: np.stack([found[name] for found in each]) for name in names} if each else {}
 
     def check_input(self, images: npt.ArrayLike) -> Array:
         """Check a batch, or one image, against what the model takes.
@@ -296,6 +333,38 @@ class Model:
                     raw, np.dtype(f"<{layer.output_dtype[0]}{len(raw) // self.classes}")
                 )
         return tapped
+
+    def weights(self) -> dict[str, Array]:
+        """The unpacked weights of every operator that has any, by its name.
+
+        Returns:
+            int8 -1 and +1, or int8 and int16 where they are real weights; `[O, kh, kw, C]` for convolutions
+            (`[1, kh, kw, C]` for depthwise ones), `[units, H, W, C]` for dense layers.
+
+        Raises:
+            InvalidArgument: a layout that this version can't unpack.
+        """
+        found = {}
+        for name, dtype, layout, shape, raw in self._native.weights():
+            if dtype == "bits":
+                found[name] = _unpacked(name, layout, shape, raw)
+            else:
+                found[name] = np.frombuffer(raw, np.dtype(f"<{dtype[0]}{int(dtype[1:]) // 8}")).reshape(shape)
+        return found
+
+    def export_weights(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write `weights()` to an `.npz` file, for other tools: a name an operator.
+
+        Args:
+            path: the file to write.
+            overwrite: replace a file that exists.
+
+        Raises:
+            OutputError: the file exists (and `overwrite` is False) or can't be written.
+        """
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **self.weights())  # type: ignore[arg-type]
+        return write_atomically(path, buffer.getvalue(), overwrite=overwrite)
 
     def evaluate(
         self,
@@ -376,6 +445,21 @@ def _restore(data: bytes, conversion: ConversionReport | None) -> Model:
     return Model(_native.Model.from_bytes(data), conversion)
 
 
+def _unpacked(name: str, layout: str, shape: Sequence[int], raw: bytes) -> Array:
+    """Weights of -1 and +1 from their stored bits."""
+    rows, channels = int(np.prod(shape[:3])), shape[3]
+    if layout == "canonical":
+        stored = np.frombuffer(raw, np.uint8).reshape(rows, -1)
+        bits = np.unpackbits(stored, axis=1, bitorder="little")[:, :channels]
+    elif layout == "byte-mask":
+        products = int(np.prod(shape[1:]))
+        bits = np.frombuffer(raw, np.uint8).reshape(shape[0], -1)[:, :products] != 0
+    else:
+        raise InvalidArgument("unknown-layout", f"the weights of {name!r} have the layout {layout!r}")
+    signs: Array = bits.astype(np.int8).reshape(shape) * np.int8(2) - np.int8(1)
+    return signs
+
+
 def check_images(images: npt.ArrayLike, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
     """Check that `images` are uint8 `[N, H, W, C]` or `[H, W, C]` of the given `shape` (H, W, C).
 
@@ -454,33 +538,45 @@ def check_words(
 
 
 def convert(
-    source: str | os.PathLike[str],
+    source: Any,
     *,
     output: OutputType = "i32",
-    input_scale: float | None = None,
-    input_offset: float | None = None,
+    input_scale: float | Sequence[float] | None = None,
+    input_offset: float | Sequence[float] | None = None,
     fuse: bool = True,
+    input_shape: Sequence[int] | None = None,
 ) -> Model:
     """Convert a trained network to integer operators, exactly.
 
     Args:
-        source: a Larq/Keras file, `.h5` or `.keras`; its content decides, not its suffix.
+        source: a file, told by its content and not by its suffix: Larq/Keras `.h5` or `.keras`, PyTorch
+            `.pt2` (`torch.export.save`), ONNX or QONNX, a SavedModel folder; a live Keras model or
+            `torch.nn.Module`; or a plain description, a dict (`cbin_nn.converters.description`).
         output: type of the last layer's output. "f32" is i32 on the board, times its scale on the host.
-        input_scale: the network was trained on `input_scale * q + input_offset` of a u8 pixel q; default 1.
-        input_offset: default 0. For images normalised as `x / 127.5 - 1`, pass 1 / 127.5 and -1.
+        input_scale: the network was trained on `input_scale * q + input_offset` of a u8 pixel q, one number
+            or one a channel; default 1.
+        input_offset: default 0. For images normalised as `x / 127.5 - 1`, pass 1 / 127.5 and -1; for
+            `(x / 255 - mean) / deviation`, pass `1 / (255 * deviation)` and `-mean / deviation`, a list each.
         fuse: False keeps convolutions and max-pools apart wherever stored bits can be pooled.
+        input_shape: (C, H, W) of one image; only a live torch module needs it.
 
     Returns:
-        The model; `model.conversion` says what was folded into what.
+        The model; `model.conversion` says what was folded into what, and what was approximated by how much.
 
     Raises:
-        ConversionError: a layer or option can't be converted; the message names the layer and what to do.
-        MissingExtra: h5py is not installed.
+        ConversionError: layers or options can't be converted; the message names all of them and what to do.
+        MissingExtra: the package that reads this kind of source is not installed.
+        InvalidArgument: the source is of no known kind, or an argument has a wrong value.
     """
     from .converters import lower_file
 
     lowered, report = lower_file(
-        source, output=output, input_scale=input_scale, input_offset=input_offset, fuse=fuse
+        source,
+        output=output,
+        input_scale=input_scale,
+        input_offset=input_offset,
+        fuse=fuse,
+        input_shape=input_shape,
     )
     plain = Model(_native.Model.from_bytes(_native.build_model(lowered)), report)
     chosen = choose_layouts(lowered, densities(lowered, plain))
@@ -518,10 +614,11 @@ def load(path: str | os.PathLike[str]) -> Model:
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise ModelFileError("not-readable", f"{path!s}: {reason}") from error
-    if data[:8] == b"\x89HDF\r\n\x1a\n" or data[:4] == b"PK\x03\x04":
+    if data[:8] == b"\x89HDF\r\n\x1a\n" or data[:4] == b"PK\x03\x04" or data[:1] == b"\x08":
         raise ModelFileError(
             "not-converted",
-            f"{path} looks like a Keras file: convert it first (cbin-nn convert {path} -o MODEL.cbn)",
+            f"{path} looks like a Keras, PyTorch or ONNX file: convert it first (cbin-nn convert {path} -o "
+            "MODEL.cbn)",
         )
     try:
         return Model.from_bytes(data)

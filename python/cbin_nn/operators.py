@@ -24,6 +24,7 @@ import numpy.typing as npt
 __all__ = [
     "BBFC",
     "BBQFC",
+    "BQQFC",
     "BBConv2D",
     "BBDepthwiseConv2D",
     "BBPointwiseConv2D",
@@ -42,6 +43,7 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 Signs = npt.NDArray[np.int8]
+Wide = npt.NDArray[np.int16]
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class QBConv2D(_Convolution):
     #: Integer meaning of a u8 input q: `mul * q + add`, with mul >= 1. `2 q - 255` is (2, -255).
     input_mul: int = 1
     input_add: int = 0
+    #: An offset for each input channel, shape (C,), in place of `input_add`, which is 0 then.
+    channel_adds: Int32 | None = None
     kind: Literal["qbconv2d"] = "qbconv2d"
 
 
@@ -138,12 +142,17 @@ class BBConv2D(_Convolution):
 class QQConv2D(_Convolution):
     """8-bit input, 8-bit weights, packed output: `acc = sum over taps inside of w * (mul * q + add)`.
 
-    Weights: (output channels, kernel height, kernel width, input channels), int8.
+    Weights: (output channels, kernel height, kernel width, input channels), int8, or int16 where 8 bits would
+    change real weights too much.
     """
+
+    weights: Signs | Wide  # type: ignore[assignment]
 
     #: Integer meaning of a u8 input q: `mul * q + add`, with mul >= 1.
     input_mul: int = 1
     input_add: int = 0
+    #: As in `QBConv2D`.
+    channel_adds: Int32 | None = None
     kind: Literal["qqconv2d"] = "qqconv2d"
 
 
@@ -230,7 +239,22 @@ class BBQFC:
     kind: Literal["bbqfc"] = "bbqfc"
 
 
-Operator = QBConv2D | QQConv2D | BBConv2D | BBPointwiseConv2D | BBDepthwiseConv2D | BMaxPool2D | BBFC | BBQFC
+@dataclass(frozen=True)
+class BQQFC:
+    """Fully connected, packed input, 8-bit weights, 8-, 16- or 32-bit output: `acc = sum of w * x`."""
+
+    name: str
+    input: str
+    output: str
+    #: (units, true features), int8, HWC order of the input tensor.
+    weights: Signs
+    requantization: Requantization
+    kind: Literal["bqqfc"] = "bqqfc"
+
+
+Operator = (
+    QBConv2D | QQConv2D | BBConv2D | BBPointwiseConv2D | BBDepthwiseConv2D | BMaxPool2D | BBFC | BBQFC | BQQFC
+)
 
 
 @dataclass(frozen=True)

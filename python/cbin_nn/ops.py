@@ -51,6 +51,7 @@ from .model import Model, check_words
 from .operators import (
     BBFC,
     BBQFC,
+    BQQFC,
     BBConv2D,
     BBDepthwiseConv2D,
     BBPointwiseConv2D,
@@ -73,6 +74,7 @@ __all__ = [
     "bbpointwiseconv2d",
     "bbqfc",
     "bmaxpool2d",
+    "bqqfc",
     "pack",
     "qbconv2d",
     "qqconv2d",
@@ -856,10 +858,10 @@ def bmaxpool2d(
 # fully connected
 
 
-def _dense(x: Any, weights: Any) -> tuple[Words, Signs, tuple[int, int, int]]:
+def _dense(x: Any, weights: Any, *, signs: bool = True) -> tuple[Words, Signs, tuple[int, int, int]]:
     """Packed input [N, H, W, words], weights [units, features] and the input's shape."""
-    signs = _weights(weights, "[units, features]", (2,), signs=True)
-    units, features = signs.shape
+    numbers = _weights(weights, "[units, features]", (2,), signs=signs)
+    units, features = numbers.shape
     array = geometry.array("x", x)
     if array.dtype != np.uint32:
         check_words("x", array, None, features)  # raises, with the hint to pack
@@ -879,7 +881,8 @@ def _dense(x: Any, weights: Any) -> tuple[Words, Signs, tuple[int, int, int]]:
             "bad-shape",
             f"`x` has shape {list(array.shape)}: {height} x {width} pixels do not divide the {features} "
             "features "
-            f"of `weights` {list(signs.shape)}, expected [N, H, W, words] with H * W * channels = {features}",
+            f"of `weights` {list(numbers.shape)}, expected [N, H, W, words] with H * W * channels = "
+            f"{features}",
         )
     channels = features // (height * width)
     words = _packed(array, channels)
@@ -888,10 +891,10 @@ def _dense(x: Any, weights: Any) -> tuple[Words, Signs, tuple[int, int, int]]:
     if size > geometry.MAX_ELEMENTS:
         raise InvalidArgument(
             "too-large",
-            f"`weights` has shape {list(signs.shape)}, {size} elements in whole words, expected at most "
+            f"`weights` has shape {list(numbers.shape)}, {size} elements in whole words, expected at most "
             f"{geometry.MAX_ELEMENTS}",
         )
-    return words, signs, (height, width, channels)
+    return words, numbers, (height, width, channels)
 
 
 @_family(_flat)
@@ -937,7 +940,7 @@ def bbfc(
 def _integers(call: _Call, outputs: list[Array]) -> Any:
     """Integers, with their scale where it was asked for."""
     operator = call.operators[0]
-    assert isinstance(operator, BBQFC)
+    assert isinstance(operator, (BBQFC, BQQFC))
     if isinstance(call, _ScaledCall):
         return outputs[0], operator.requantization.scale
     return outputs[0]
@@ -945,7 +948,7 @@ def _integers(call: _Call, outputs: list[Array]) -> Any:
 
 @dataclass(frozen=True)
 class _ScaledCall(_Call):
-    """A call of bbqfc that returns the scale too."""
+    """A call of bbqfc or bqqfc that returns the scale too."""
 
 
 @_family(_integers)
@@ -993,21 +996,10 @@ def bbqfc(
     (array([[3],
            [1]], dtype=int8), 0.25)
     """
-    _kernel(kernel, threads)
-    if output not in ("i8", "i16", "i32"):
-        raise InvalidArgument("bad-output", f'`output` is {output!r}, expected "i8", "i16" or "i32"')
     words, signs, shape = _dense(x, weights)
     units, features = signs.shape
-    stated: Fraction | None = None
-    if scale is not None:
-        stated = _scalar("scale", scale)
-        if stated < Fraction(2) ** -126:
-            raise InvalidArgument("out-of-range", f"`scale` is {scale!r}, expected a normal float32 above 0")
-    if not isinstance(return_scale, (bool, np.bool_)):
-        raise InvalidArgument("bad-argument", f"`return_scale` is {return_scale!r}, expected True or False")
-    steps = _steps(prelu, chain)
-    if any(isinstance(step, MaxPool) for step in steps):
-        raise InvalidArgument("too-many-pools", "`chain` holds a MaxPool, expected none after a dense layer")
+    stated = _head(kernel, threads, output, scale, return_scale)
+    steps = _head_steps(prelu, chain)
     built = [planned.build((units,)) for planned in _planned(steps, (units,))]
     try:
         found, _ = requantize(built, features, 2, units, output, stated)
@@ -1016,3 +1008,91 @@ def bbqfc(
     operators: list[Operator] = [BBQFC("bbqfc", "x", "y", signs, found)]
     made = _ScaledCall if return_scale else _Call
     return made(operators, [words], shape, True, kernel, threads)
+
+
+@_family(_integers)
+def bqqfc(
+    x: npt.ArrayLike,
+    weights: npt.ArrayLike,
+    *,
+    weight_scale: Any = 1.0,
+    prelu: Any = None,
+    chain: Chain = (),
+    output: Literal["i8", "i16", "i32"] = "i32",
+    scale: float | None = None,
+    return_scale: bool = False,
+    kernel: Kernel = "optimized",
+    threads: int | None = None,
+) -> _Call:
+    """Fully connected layer of bits with 8-bit weights, to integers: a last layer with real weights.
+
+    As `bbqfc`, with `acc = sum of w * x` over int8 weights and x = -1 or +1.
+
+    Args:
+        x: packed uint32 `[N, words]`, or a plane `[N, H, W, words]`, flattened in HWC order.
+        weights: int8 numbers `[units, features]`; features are true ones, H * W * C of a plane.
+        weight_scale: the real weight is `weight_scale * w`; one number or `(units,)`, read as float32.
+        prelu: see `bbqfc`.
+        chain: see `bbqfc`.
+        output: see `bbqfc`.
+        scale: see `bbqfc`.
+        return_scale: see `bbqfc`.
+        kernel: see `qbconv2d`.
+        threads: see `qbconv2d`.
+
+    Returns:
+        int8, int16 or int32 `[N, units]`; with `return_scale` a tuple of it and the scale, a float.
+
+    Raises:
+        InvalidArgument: naming the argument, what it got and what was expected.
+
+    >>> x, weights = pack([[1, 1, 1], [1, 1, -1]]), np.array([[10, -3, 5]], np.int8)     # acc = 12, 2
+    >>> bqqfc(x, weights).tolist()
+    [[12], [2]]
+    >>> bqqfc(x, weights, weight_scale=0.25, return_scale=True)
+    (array([[12],
+           [ 2]], dtype=int32), 0.25)
+    """
+    words, numbers, shape = _dense(x, weights, signs=False)
+    units, _ = numbers.shape
+    stated = _head(kernel, threads, output, scale, return_scale)
+    steps = _head_steps(prelu, chain)
+    factor = parameter("weight_scale", weight_scale)
+    if factor.shape not in ((), (units,)):
+        raise InvalidArgument(
+            "bad-shape",
+            f"`weight_scale` has shape {list(factor.shape)}, expected one number or [{units}]",
+        )
+    largest = int(np.abs(numbers.astype(np.int64)).sum(axis=1).max())
+    built: list[r.Step] = [r.Linear("weight_scale", np.broadcast_to(factor, (units,)).copy(), Fraction(0))]
+    built += [planned.build((units,)) for planned in _planned(steps, (units,))]
+    try:
+        found, _ = requantize(built, max(largest, 1), 1, units, output, stated)
+    except FoldError as error:
+        raise InvalidArgument(error.slug, f"`chain`: {error.message}") from error
+    operators: list[Operator] = [BQQFC("bqqfc", "x", "y", numbers, found)]
+    made = _ScaledCall if return_scale else _Call
+    return made(operators, [words], shape, True, kernel, threads)
+
+
+def _head(kernel: str, threads: int | None, output: str, scale: Any, return_scale: Any) -> Fraction | None:
+    """Checks what both heads take; the stated scale, or None."""
+    _kernel(kernel, threads)
+    if output not in ("i8", "i16", "i32"):
+        raise InvalidArgument("bad-output", f'`output` is {output!r}, expected "i8", "i16" or "i32"')
+    if not isinstance(return_scale, (bool, np.bool_)):
+        raise InvalidArgument("bad-argument", f"`return_scale` is {return_scale!r}, expected True or False")
+    if scale is None:
+        return None
+    stated = _scalar("scale", scale)
+    if stated < Fraction(2) ** -126:
+        raise InvalidArgument("out-of-range", f"`scale` is {scale!r}, expected a normal float32 above 0")
+    return stated
+
+
+def _head_steps(prelu: Any, chain: Any) -> tuple[Step, ...]:
+    """The chain after a last layer: no pool."""
+    steps = _steps(prelu, chain)
+    if any(isinstance(step, MaxPool) for step in steps):
+        raise InvalidArgument("too-many-pools", "`chain` holds a MaxPool, expected none after a dense layer")
+    return steps

@@ -52,6 +52,7 @@ __all__ = [
     "linear_pieces",
     "pooled_rules",
     "sign_rules",
+    "zero_reachable",
 ]
 
 INT32_MIN = -(2**31)
@@ -87,39 +88,45 @@ def _column(layer: str, what: str, values: Float32) -> Float32:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """`y = factor * x + offset`. Each is one rational for all elements or float32 values, shape
+    """`y = factor * x / divisor + offset`. Each is one rational for all elements or float32 values, shape
     (elements,)."""
 
     layer: str
     factor: Fraction | Float32
     offset: Fraction | Float32
+    divisor: Fraction | Float32 = Fraction(1)
 
     def __post_init__(self) -> None:
-        for what in ("factor", "offset"):
+        for what in ("factor", "offset", "divisor"):
             value = getattr(self, what)
             if not isinstance(value, Fraction):
                 object.__setattr__(self, what, _column(self.layer, what, value))
+        divisor = self.divisor
+        if (not divisor) if isinstance(divisor, Fraction) else bool(np.any(divisor == 0)):
+            raise ConversionError("not-finite", f"layer {self.layer!r}: it divides by zero")
 
     def exact(self, element: int) -> tuple[Exact, Exact]:
         """(slope, intercept) of one element."""
-        factor, offset = self.factor, self.offset
-        return (
-            Exact(factor if isinstance(factor, Fraction) else Fraction(float(factor[element]))),
-            Exact(offset if isinstance(offset, Fraction) else Fraction(float(offset[element]))),
+        factor, offset, divisor = (
+            value if isinstance(value, Fraction) else Fraction(float(value[element]))
+            for value in (self.factor, self.offset, self.divisor)
         )
+        return Exact(factor / divisor), Exact(offset)
 
     def columns(self, elements: slice) -> tuple[Floats, Floats, Floats]:
-        """(slope, centre, offset) with `y = slope * (x - centre) + offset`, float64, one ulp or better."""
-        factor = _float_column(self.factor, elements)
+        """(slope, centre, offset) with `y = slope * (x - centre) + offset`, float64, two ulps or better."""
+        factor = _float_column(self.factor, elements) / _float_column(self.divisor, elements)
         return factor, np.zeros_like(factor), _float_column(self.offset, elements)
 
     def direction(self, elements: slice) -> Ints:
         """Sign of the slope, shape (elements,) or (1,)."""
-        return np.sign(_float_column(self.factor, elements)).astype(np.int64)[:, 0]
+        signs = np.sign(_float_column(self.factor, elements)) * np.sign(_float_column(self.divisor, elements))
+        return signs.astype(np.int64)[:, 0]
 
     def parameters(self) -> list[Float32]:
         """The per-element arrays."""
-        return [value for value in (self.factor, self.offset) if not isinstance(value, Fraction)]
+        values = (self.factor, self.offset, self.divisor)
+        return [value for value in values if not isinstance(value, Fraction)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -663,6 +670,47 @@ def sign_rules(steps: Sequence[Step], reach: Reach) -> tuple[Intervals, Bools]:
     sets, ends, near = _composite_sets(steps, reach, np.zeros(reach.elements, np.bool_))
     _refuse(ends > 2)
     return sets, near
+
+
+def zero_reachable(steps: Sequence[Step], reach: Reach) -> Bools:
+    """Elements whose chain is exactly 0 on some reachable accumulator, shape (elements,); proven.
+
+    Where `torch.sign` follows, these are the elements that it maps to 0.
+    """
+    count = reach.elements
+    doubtful = np.zeros(count, np.bool_)
+    with np.errstate(all="ignore"):
+        for begin in range(0, count, _CHUNK):
+            part = slice(begin, min(begin + _CHUNK, count))
+            doubtful[part] = ~_certainly_not_zero(steps, reach, part)
+    elements = np.flatnonzero(doubtful)
+    found = np.zeros(count, np.bool_)
+    if elements.size:
+        representatives, index = _unique_elements(steps, reach, elements, np.zeros(count, np.bool_))
+        answers = []
+        for element in representatives.tolist():
+            low, high = int(reach.low[element]), int(reach.high[element])
+            pieces = linear_pieces(steps, low, high, reach.step, element)
+            closed, opened = (_exact_set(pieces, low, reach.step, strict=strict) for strict in (False, True))
+            answers.append(closed != opened)
+        found[elements] = np.array(answers, np.bool_)[index]
+    return found
+
+
+def _certainly_not_zero(steps: Sequence[Step], reach: Reach, elements: slice) -> Bools:
+    """Elements for which float64 with its error bounds excludes 0 (see `_float_pass`)."""
+    positions = _candidates(steps, reach, elements)
+    acc = reach.low[elements][:, None] + reach.step * positions.astype(np.int64)
+    trace = _evaluate(steps, acc.astype(np.float64), elements)
+    gap = np.diff(positions, axis=1) > 1
+    sure: Bools = np.ones(len(acc), np.bool_)
+    for argument, bound in [*trace.arguments, (trace.value, trace.error)]:
+        away = np.broadcast_to(np.abs(argument) > bound, acc.shape)
+        side = np.broadcast_to(argument >= 0, acc.shape)
+        steady = away[:, :-1] & away[:, 1:] & (side[:, :-1] == side[:, 1:])
+        sure &= (steady | ~gap).all(axis=1)
+    result: Bools = sure & np.broadcast_to(np.abs(trace.value) > trace.error, acc.shape).all(axis=1)
+    return result
 
 
 def pooled_rules(

@@ -131,6 +131,8 @@ def convolution(
     affine: tuple[int, int] = (1, 0),
     one_padding: bool = False,
     per_element: bool = False,
+    channel_adds: list[int] | None = None,
+    wide: bool = False,
 ) -> Case:
     as_bytes = family in ("qbconv2d", "qqconv2d")
     images = source.integers(0, 256, (4, *shape))
@@ -139,11 +141,14 @@ def convolution(
     if family == "bbdepthwiseconv2d":
         weights = signs(source, (*window.kernel, shape[-1]))
     elif family == "qqconv2d":
-        weights = source.integers(-128, 128, (filters, *window.kernel, shape[-1])).astype(np.int8)
+        most, dtype = (2000, np.int16) if wide else (128, np.int8)
+        weights = source.integers(-most, most, (filters, *window.kernel, shape[-1])).astype(dtype)
     else:
         weights = signs(source, (filters, *window.kernel, shape[-1]))
     images = images.astype(np.uint8) if as_bytes else images >= 128
     case = Case(-1, family, images, weights, window, *affine, one_padding=one_padding)
+    if channel_adds is not None:
+        case.channel_adds = np.array(channel_adds, np.int32)
     if pool is not None:
         case.pool, case.pool_window = "between", pool
     plane, out = cases.planes(case)
@@ -174,7 +179,9 @@ def dense(source: Draw, shape: tuple[int, int, int], units: int, chain: Chain) -
     return case
 
 
-def integers(source: Draw, shape: tuple[int, int, int], units: int, dtype: Any, shift: int) -> Case:
+def integers(
+    source: Draw, shape: tuple[int, int, int], units: int, dtype: Any, shift: int, family: str = "bbqfc"
+) -> Case:
     """Units in turn: odd multiples of a half (ties), far beyond the type (saturation), a knee, anything."""
     features = int(np.prod(shape))
     images = source.integers(0, 2, (16, *shape)) == 1
@@ -195,10 +202,14 @@ def integers(source: Draw, shape: tuple[int, int, int], units: int, dtype: Any, 
                 add[row, unit] = source.below(2 * one * features) - one * features
         if style in (0, 3):
             mul[0, unit], add[0, unit] = mul[1, unit], add[1, unit]
-    weights = signs(source, (units, features))
+    if family == "bqqfc":
+        weights = source.integers(-128, 128, (units, features)).astype(np.int8)
+        mul, add = mul // 64, add  # accumulators are wider
+    else:
+        weights = signs(source, (units, features))
     images[-1] = weights[1].reshape(shape) > 0
     images[-2] = weights[1].reshape(shape) < 0
-    case = Case(-1, "bbqfc", images, weights)
+    case = Case(-1, family, images, weights)
     # Knees are accumulators that occur.
     acc = cases.accumulators(case)[:, 0, 0]
     knee = acc[source.integers(0, len(acc), (units,)), np.arange(units)].astype(np.int32)
@@ -382,6 +393,32 @@ def specifications() -> list[tuple[str, str, Callable[[Draw], Case]]]:
         ("bbqfc_i16", "ties, saturation and knees", lambda s: integers(s, (1, 1, 96), 10, "i16", 8)),
         ("bbqfc_i32", "ties, saturation and knees", lambda s: integers(s, (3, 3, 8), 10, "i32", 16)),
         ("bbqfc_exact", "no fraction: shift 0", lambda s: integers(s, (2, 2, 16), 8, "i32", 0)),
+        (
+            "qbconv2d_channel_adds",
+            "an offset a channel: the border corrects for each",
+            conv("qbconv2d", (6, 5, 3), 9, same(5), any_sign, affine=(2, 0), channel_adds=[-255, 7, -90]),
+        ),
+        (
+            "qqconv2d_wide_channel_adds",
+            "16-bit weights, an offset a channel, a fused pool",
+            conv(
+                "qqconv2d",
+                (6, 6, 3),
+                8,
+                same(3),
+                any_sign,
+                falling,
+                pool=HALVES,
+                affine=(10, 0),
+                channel_adds=[-1253, -1230, -1139],
+                wide=True,
+            ),
+        ),
+        (
+            "bqqfc_i32",
+            "8-bit weights on bits, with a knee",
+            lambda s: integers(s, (2, 2, 33), 10, "i32", 16, family="bqqfc"),
+        ),
     ]
 
 

@@ -94,6 +94,8 @@ class Case:
     window: Window = field(default_factory=lambda: Window((1, 1)))
     mul: int = 1
     add: int = 0
+    #: An offset for each input channel, in place of `add`.
+    channel_adds: Array | None = None
     one_padding: bool = False
     before: list[Step] = field(default_factory=list)
     after: list[Step] = field(default_factory=list)
@@ -136,10 +138,11 @@ class Case:
 def accumulators(case: Case) -> Array:
     """What the convolution or dense layer sums up, float64 that holds integers."""
     if case.reads_bytes:
-        x, outside = case.images.astype(np.float64) * case.mul + case.add, 0.0
+        add = case.add if case.channel_adds is None else case.channel_adds.astype(np.float64)
+        x, outside = case.images.astype(np.float64) * case.mul + add, 0.0
     else:
         x, outside = oracle.signs(case.images), 1.0 if case.one_padding else 0.0
-    if case.family in ("bbfc", "bbqfc"):
+    if case.family in ("bbfc", "bbqfc", "bqqfc"):
         return oracle.dense(x, case.weights)
     if case.family == "bbdepthwiseconv2d":
         return oracle.convolve_depthwise(x, case.weights, case.window, outside)
@@ -214,7 +217,10 @@ def reach(case: Case) -> AccumulatorRange:
     weights = case.weights
     if case.reads_bytes:
         flat = weights.reshape(len(weights), -1)
-        return AccumulatorRange.of_bytes(flat, case.mul, case.add, zero_padded=any(case.window.padding))
+        add: Any = case.add
+        if case.channel_adds is not None:
+            add = np.tile(case.channel_adds, flat.shape[1] // len(case.channel_adds))
+        return AccumulatorRange.of_bytes(flat, case.mul, add, zero_padded=any(case.window.padding))
     depthwise = case.family == "bbdepthwiseconv2d"
     products = case.window.kernel[0] * case.window.kernel[1] if depthwise else weights[0].size
     zero_padded = any(case.window.padding) and not case.one_padding
@@ -225,7 +231,7 @@ def reach(case: Case) -> AccumulatorRange:
 
 def planes(case: Case) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """(H, W, C) before and after the pool."""
-    if case.family in ("bbfc", "bbqfc"):
+    if case.family in ("bbfc", "bbqfc", "bqqfc"):
         return (1, 1, case.channels), (1, 1, case.channels)
     conv = case.window.output_size(*case.images.shape[1:3])
     out = conv if case.pool == "absent" else case.pool_window.output_size(*conv)
@@ -240,9 +246,10 @@ def lower(case: Case) -> list[Any]:
     """
     if case.family == "bmaxpool2d":
         return [ops.BMaxPool2D("op", "x", "y", case.window, case.use_and)]
-    if case.family == "bbqfc":
+    if case.family in ("bbqfc", "bqqfc"):
         assert case.requantization is not None
-        return [ops.BBQFC("op", "x", "y", case.weights, case.requantization)]
+        head = ops.BBQFC if case.family == "bbqfc" else ops.BQQFC
+        return [head("op", "x", "y", case.weights, case.requantization)]
     plane, out = planes(case)
     chain = planned([*case.before, *case.after])
     if case.family == "bbfc":
@@ -262,7 +269,7 @@ def lower(case: Case) -> list[Any]:
         rules, pool = folded.rule, ops.Pool(case.pool_window, folded.veto, folded.invert)
     parts: dict[str, Any] = {"rules": rules, "pool": pool}
     if case.reads_bytes:
-        parts |= {"input_mul": case.mul, "input_add": case.add}
+        parts |= {"input_mul": case.mul, "input_add": case.add, "channel_adds": case.channel_adds}
     if case.family in ("bbconv2d", "bbdepthwiseconv2d"):
         parts["one_padding"] = case.one_padding
     kinds: dict[str, Any] = {

@@ -13,7 +13,10 @@ shapes fit. Shapes are without the batch axis: (height, width, channels) or (fea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,18 +25,22 @@ from ..errors import ConversionError
 from ..operators import Window
 
 __all__ = [
+    "Add",
     "BatchNorm",
     "Bias",
     "Clip",
+    "Concatenate",
     "Conv2D",
     "Dense",
     "Flatten",
     "Graph",
     "Identity",
     "Input",
+    "Linear",
     "MaxPool2D",
     "Node",
     "PReLU",
+    "Problem",
     "Rescaling",
     "Shape",
     "Sign",
@@ -201,6 +208,24 @@ class Bias(_Parametric):
 
 
 @dataclass(frozen=True, eq=False)
+class Linear(_Parametric):
+    """`factor * x / divisor + offset`; each is one rational, or float32 of shape (channels,) or of the
+    tensor.
+
+    A divisor is kept, since 1/127.5 and the like are no float32.
+    """
+
+    factor: Fraction | Float32 = Fraction(1)
+    offset: Fraction | Float32 = Fraction(0)
+    divisor: Fraction | Float32 = Fraction(1)
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        """The input's shape, after a check of the parameters."""
+        arrays = {"factor": self.factor, "offset": self.offset, "divisor": self.divisor}
+        return self._check(shapes[0], **{k: v for k, v in arrays.items() if not isinstance(v, Fraction)})
+
+
+@dataclass(frozen=True, eq=False)
 class PReLU(_Parametric):
     """`x` where `x >= 0`, else `alpha * x`; alpha of shape (channels,) or of the whole tensor."""
 
@@ -221,7 +246,35 @@ class Clip(Node):
 
 @dataclass(frozen=True, eq=False)
 class Sign(Node):
-    """+1 where `x >= 0`, else -1."""
+    """+1 where `x > 0`, -1 where `x < 0`, and `zero` where `x = 0`: +1, -1, or 0 (`torch.sign`).
+
+    `strict_channels` names channels where `zero` is -1 although it is +1 elsewhere.
+    """
+
+    zero: int = 1
+    strict_channels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Node):
+    """Sum of two tensors of one shape: a shortcut. Kept as an edge; no operator runs it yet."""
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        """The common shape."""
+        if len(set(shapes)) != 1:
+            raise self._refuse("shape-mismatch", f"a sum of tensors of shapes {list(shapes)}")
+        return shapes[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Concatenate(Node):
+    """Tensors joined along the channels. Kept as an edge; no operator runs it yet."""
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        """The shape with the channels added up."""
+        if len({shape[:-1] for shape in shapes}) != 1:
+            raise self._refuse("shape-mismatch", f"tensors of shapes {list(shapes)} can't be concatenated")
+        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,9 +296,33 @@ class Identity(Node):
     """Does nothing at inference (dropout, noise)."""
 
 
+@dataclass(frozen=True)
+class Problem:
+    """Something that can't be converted: a message that names the layer and the reason."""
+
+    message: str
+    slug: str = "unsupported-layer"
+
+    @staticmethod
+    def error(problems: Sequence[Problem]) -> ConversionError:
+        """One error that lists all of `problems`, of which there is at least one."""
+        unique = list(dict.fromkeys(problems))
+        if len(unique) == 1:
+            return ConversionError(unique[0].slug, unique[0].message)
+        slugs = {problem.slug for problem in unique}
+        text = "; ".join(f"({i + 1}) {problem.message}" for i, problem in enumerate(unique))
+        return ConversionError(
+            slugs.pop() if len(slugs) == 1 else "unsupported-layer",
+            f"{len(unique)} things can't be converted: {text}",
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """Nodes in topological order; `output` names the tensor that the network returns.
+
+    A reader lists what it could not translate in `problems`; the nodes then end before the first of them
+    on each path, and lowering refuses the graph with all of them at once.
 
     Raises:
         ConversionError: a name is repeated or unknown, or shapes do not fit.
@@ -256,6 +333,12 @@ class Graph:
     output: str
     #: Facts for the user that arose while reading.
     notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    #: How a tensor's axes stood in the source where that was not NHWC: ("NCHW", None), or ("NF", the graph's
+    #: position of each feature, or None where it is the same).
+    layouts: dict[str, tuple[str, Any]] = field(default_factory=dict)
+    #: Signs whose two values in the source have another middle than 0: 1/2 for `(x >= 0).float()`.
+    middles: dict[str, float] = field(default_factory=dict)
     #: Tensor name -> shape without the batch axis; filled in here.
     shapes: dict[str, Shape] = field(default_factory=dict, init=False)
 

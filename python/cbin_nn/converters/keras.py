@@ -24,9 +24,9 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,13 @@ import numpy as np
 
 from ..errors import ConversionError, MissingExtra
 from ..operators import Window
+from .files import MAX_FILE, Archive, naming
 from .graph import (
+    Add,
     BatchNorm,
     Bias,
     Clip,
+    Concatenate,
     Conv2D,
     Dense,
     Flatten,
@@ -45,20 +48,23 @@ from .graph import (
     Graph,
     Identity,
     Input,
+    Linear,
     MaxPool2D,
     Node,
     PReLU,
+    Problem,
     Rescaling,
     Shape,
     Sign,
     Softmax,
 )
+from .passes import canonicalize
+from .weights import binarized, same_padding
 
-__all__ = ["read_keras", "same_padding"]
+__all__ = ["read_checkpoint", "read_keras"]
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
-_MAX_FILE = 2**31
 _MAX_CONFIG = 2**26
 _MAX_MEMBER = 2**29
 _MAX_WEIGHTS = 2**28  # elements of one array
@@ -75,6 +81,19 @@ _DROPOUTS = {
     "GaussianNoise",
     "SpatialDropout2D",
 }
+#: Layers that convert and have weights.
+_WEIGHTED = {
+    "BatchNormalization",
+    "BatchNormalizationV1",
+    "BatchNormalizationV2",
+    "Conv2D",
+    "Dense",
+    "Normalization",
+    "PReLU",
+    "QuantConv2D",
+    "QuantDense",
+}
+_MERGES = {"Add", "Concatenate"}
 _QUANTIZER_HINT = "use SteSign, ApproxSign or SwishSign (or MagnitudeAwareSign on kernels)"
 
 #: What to do about layers that people use; anything else gets the general advice.
@@ -87,22 +106,13 @@ _ADVICE = {
     "SeparableConv2D": "use QuantConv2D instead",
     "QuantDepthwiseConv2D": "use QuantConv2D instead",
     "DepthwiseConv2D": "use QuantConv2D instead",
-    "Add": "shortcuts are not supported yet",
-    "Concatenate": "branches are not supported yet",
-    "Sequential": "nested models are not supported: add their layers to the outer model",
-    "Functional": "nested models are not supported: add their layers to the outer model",
-    "Model": "nested models are not supported: add their layers to the outer model",
+    "Lambda": "its code is never run; use a layer of Keras or Larq instead",
+    "TFOpLambda": "its code is never run; use a layer of Keras or Larq instead",
 }
-
-
-def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """TensorFlow's "same" rule for one axis: (before, after); the odd pixel goes to the end.
-
-    Source: https://www.tensorflow.org/api_docs/python/tf/nn (notes on padding).
-    """
-    outputs = -(-size // stride)
-    total = max(0, (outputs - 1) * stride + dilation * (kernel - 1) + 1 - size)
-    return total // 2, total - total // 2
+_MODELS = {"Sequential", "Functional", "Model"}
+#: Models inside models, and calls of shared layers.
+_MAX_DEPTH = 20
+_MAX_CALLS = 20_000
 
 
 def _h5py() -> Any:
@@ -114,32 +124,11 @@ def _h5py() -> Any:
         ) from error
 
 
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turns whatever a hostile file provokes into one ConversionError of one line with the file's name."""
-    try:
-        yield
-    except MissingExtra:
-        raise
-    except ConversionError as error:
-        message = " ".join(error.message.split())
-        raise ConversionError(
-            error.slug, message if str(path) in message else f"{path}: {message}"
-        ) from error
-    except FileNotFoundError as error:
-        raise ConversionError("no-such-file", f"{path}: no such file") from error
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ConversionError(
-            "damaged-file", f"{path}: not a readable Keras file ({reason}); save it again with model.save()"
-        ) from error
-
-
 def read_keras(path: str | os.PathLike[str]) -> Graph:
     """Read a Keras model file into a source graph.
 
     Args:
-        path: an `.h5` or `.keras` file with a Sequential model, or a Functional one that is a chain.
+        path: an `.h5` or `.keras` file with a Sequential or Functional model; models inside it are resolved.
 
     Returns:
         The graph; tensors are named after the layers.
@@ -150,18 +139,16 @@ def read_keras(path: str | os.PathLike[str]) -> Graph:
         MissingExtra: h5py is not installed.
     """
     path = Path(path)
-    with _naming(path):
+    with naming(path, "Keras", "save it again with model.save()"):
         if path.is_dir():
             raise ConversionError(
                 "unsupported-file",
-                f"{path}: a folder (a SavedModel needs TensorFlow); save the model as .keras or .h5 instead",
+                "a folder (a SavedModel needs TensorFlow); save the model as .keras or .h5 instead",
             )
+        if path.stat().st_size > MAX_FILE:
+            raise ConversionError("damaged-file", f"{path.stat().st_size} bytes is too large for a model")
         with path.open("rb") as file:
             magic = file.read(8)
-            if path.stat().st_size > _MAX_FILE:
-                raise ConversionError(
-                    "damaged-file", f"{path}: {path.stat().st_size} bytes is too large for a model"
-                )
             if magic == _HDF5_MAGIC:
                 with _h5py().File(path, "r") as weights:
                     return _read_hdf5(weights)
@@ -169,15 +156,11 @@ def read_keras(path: str | os.PathLike[str]) -> Graph:
                 file.seek(0)
                 with zipfile.ZipFile(file) as archive:
                     return _read_zip(archive)
-    if magic[:4] == b"CBIN":
         raise ConversionError(
-            "unsupported-file", f"{path}: converted already; use cbin_nn.load or `cbin-nn run`"
+            "unsupported-file",
+            f"neither HDF5 nor a .keras archive (it begins with {magic[:4]!r}); "
+            "save the model with model.save('model.keras')",
         )
-    raise ConversionError(
-        "unsupported-file",
-        f"{path}: neither HDF5 nor a .keras archive (it begins with {magic[:4]!r}); "
-        "save the model with model.save('model.keras')",
-    )
 
 
 # ------------------------------------------------------------------------------------------------
@@ -199,8 +182,16 @@ class _Layer:
     class_name: str
     name: str
     config: dict[str, Any]
-    #: Position among the layers of the same class.
+    #: Position among the layers of the same class in its model.
     rank: int
+    #: The classes of the layers of its model, in order.
+    siblings: list[str]
+    #: Whether each of them has weights, a model inside included.
+    weighted: list[bool]
+    #: Its own place among them.
+    index: int
+    #: The models that it is inside of, outermost first.
+    parents: tuple[_Layer, ...] = ()
 
     def refuse(self, slug: str, message: str) -> ConversionError:
         return ConversionError(slug, f"layer {self.name!r} ({self.class_name}): {message}")
@@ -261,10 +252,12 @@ class _Hdf5Weights(_Weights):
     def take(self, layer: _Layer, expected: list[tuple[str, Shape]]) -> list[Float32]:
         if not expected:
             return []
-        group = _child(self.root, layer.name)
+        group = _child(self.root, (*layer.parents, layer)[0].name)
         if group is None:
             raise layer.refuse("missing-weights", "the file holds no weights for it")
         names = _names(group, "weight_names")
+        if layer.parents:  # a model inside the model lists the weights of all its layers
+            names = [name for name in names if layer.name in name.split("/")[:-1]]
         by_leaf: dict[str, str] = {}
         for name in names:
             by_leaf.setdefault(name.rsplit("/", 1)[-1].split(":", 1)[0], name)
@@ -294,34 +287,47 @@ def _snake_case(name: str) -> str:
 class _ArchiveWeights(_Weights):
     """`layers/<snake_case_class>[_n]/vars/<i>`."""
 
-    def __init__(self, root: Any, layers: list[_Layer]) -> None:
-        self.container: Any = None
+    def __init__(self, root: Any) -> None:
+        self.root = root
+
+    @staticmethod
+    def _container(root: Any) -> Any:
         for name in ("layers", "_layer_checkpoint_dependencies"):
-            self.container = self.container if self.container is not None else _child(root, name)
-        self.counts: dict[str, int] = {}
-        for layer in layers:
-            self.counts[layer.class_name] = self.counts.get(layer.class_name, 0) + 1
+            found = _child(root, name)
+            if found is not None:
+                return found
+        return None
+
+    def _group(self, root: Any, layer: _Layer, below: str) -> tuple[str, Any]:
+        """(name, group) of `layer` in its model's group `root`, by class and position."""
+        stem, container = _snake_case(layer.class_name), self._container(root)
+        groups = []
+        for key in [] if container is None else list(container):
+            match = re.fullmatch(re.escape(stem) + r"(?:_(\d{1,9}))?", key)
+            found = _child(container, key) if match else None
+            if match and found is not None and (not below or _child(found, below) is not None):
+                groups.append((int(match[1] or 0), key, found))
+        groups.sort(key=lambda item: item[0])
+        count = layer.siblings.count(layer.class_name)
+        if len(groups) != count and below:
+            groups = [item for item in groups if len(_child(item[2], below))]
+        if len(groups) != count:
+            raise layer.refuse(
+                "missing-weights",
+                f"the file has weights of {len(groups)} layers of its class, and the architecture has "
+                f"{count}; save the model again with model.save('NAME.keras')",
+            )
+        _, key, group = groups[layer.rank]
+        return key, group
 
     def take(self, layer: _Layer, expected: list[tuple[str, Shape]]) -> list[Float32]:
         if not expected:
             return []
-        stem = _snake_case(layer.class_name)
-        groups = []
-        for key in [] if self.container is None else list(self.container):
-            match = re.fullmatch(re.escape(stem) + r"(?:_(\d{1,9}))?", key)
-            variables = _child(self.container, f"{key}/vars") if match else None
-            if match and variables is not None:
-                groups.append((int(match[1] or 0), key, variables))
-        groups.sort(key=lambda item: item[0])
-        if len(groups) != self.counts[layer.class_name]:
-            groups = [item for item in groups if len(item[2])]
-        if len(groups) != self.counts[layer.class_name]:
-            raise layer.refuse(
-                "missing-weights",
-                f"the file has weights of {len(groups)} layers of its class, and the architecture has "
-                f"{self.counts[layer.class_name]}; save the model again with model.save('NAME.keras')",
-            )
-        _, key, variables = groups[layer.rank]
+        root = self.root
+        for parent in layer.parents:
+            _, root = self._group(root, parent, "")
+        key, group = self._group(root, layer, "vars")
+        variables = _child(group, "vars")
         if len(variables) != len(expected):
             raise layer.refuse(
                 "missing-weights",
@@ -335,6 +341,36 @@ class _ArchiveWeights(_Weights):
                 raise layer.refuse("missing-weights", f"weight {leaf!r} ({key}/vars/{i}) is absent")
             arrays.append(_read_array(layer, dataset, leaf, shape))
         return arrays
+
+
+class _CheckpointWeights(_Weights):
+    """A TensorFlow checkpoint: `layer_with_weights-<n>/<leaf>`, n counting the layers of a model that have
+    any."""
+
+    def __init__(self, reader: Any) -> None:
+        self.reader = reader
+
+    def take(self, layer: _Layer, expected: list[tuple[str, Shape]]) -> list[Float32]:
+        parts = []
+        for each in (*layer.parents, layer):
+            parts.append(f"layer_with_weights-{sum(each.weighted[: each.index])}")
+        arrays = []
+        for leaf, shape in expected:
+            key = "/".join([*parts, leaf, ".ATTRIBUTES", "VARIABLE_VALUE"])
+            if not self.reader.has_tensor(key):
+                raise layer.refuse("missing-weights", f"the checkpoint holds no {key!r}")
+            array = np.asarray(self.reader.get_tensor(key))
+            if array.shape != shape or array.dtype.kind not in "fiub":
+                raise layer.refuse(
+                    "shape-mismatch", f"{leaf} has shape {array.shape}, the architecture asks for {shape}"
+                )
+            arrays.append(array.astype(np.float32))
+        return arrays
+
+
+def read_checkpoint(model: dict[str, Any], reader: Any) -> Graph:
+    """The graph of a model's record with the weights of a checkpoint reader (`tf.train.load_checkpoint`)."""
+    return _Builder(_CheckpointWeights(reader)).build(_network(model))
 
 
 def _read_hdf5(file: Any) -> Graph:
@@ -352,34 +388,23 @@ def _read_hdf5(file: Any) -> Graph:
     root = _child(file, "model_weights")
     if root is None:
         raise ConversionError("missing-weights", "the file has an architecture but no 'model_weights'")
-    name, layers, build_shape = _architecture(text)
-    return _Builder(_Hdf5Weights(root)).build(name, layers, build_shape)
-
-
-def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    names = archive.namelist()
-    if names.count(name) != 1:
-        raise ConversionError(
-            "unsupported-file",
-            f"a zip archive without exactly one member {name!r}, so not a .keras model (PyTorch's .pt2 and "
-            "archives of arrays can't be converted); save the model with model.save('NAME.keras')",
-        )
-    info = archive.getinfo(name)
-    if info.file_size > limit:
-        raise ConversionError("damaged-file", f"member {name!r} has {info.file_size} bytes, too many")
-    with archive.open(info) as member:
-        content = member.read(limit + 1)
-    if len(content) != info.file_size:
-        raise ConversionError("damaged-file", f"member {name!r} has another size than it states")
-    return content
+    return _Builder(_Hdf5Weights(root)).build(_architecture(text))
 
 
 def _read_zip(archive: zipfile.ZipFile) -> Graph:
-    text = _member(archive, "config.json", _MAX_CONFIG).decode("utf-8")
-    weights = _member(archive, "model.weights.h5", _MAX_MEMBER)
-    name, layers, build_shape = _architecture(text)
+    files = Archive(archive)
+    if not {"config.json", "model.weights.h5"} <= files.names:
+        raise ConversionError(
+            "unsupported-file",
+            "a zip archive without 'config.json' and 'model.weights.h5', so not a .keras model; save the "
+            "model with "
+            "model.save('NAME.keras')",
+        )
+    text = files.read("config.json", _MAX_CONFIG).decode("utf-8")
+    weights = files.read("model.weights.h5", _MAX_MEMBER)
+    network = _architecture(text)
     with _h5py().File(io.BytesIO(weights), "r") as file:
-        return _Builder(_ArchiveWeights(file, layers)).build(name, layers, build_shape)
+        return _Builder(_ArchiveWeights(file)).build(network)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -399,92 +424,215 @@ def _class_name(value: Any) -> str:
     return value.rsplit(">", 1)[-1]
 
 
-def _architecture(text: str) -> tuple[str, list[_Layer], Any]:
-    """(model name, layers of the chain in order, the shape it was built with or None)."""
+@dataclass(frozen=True)
+class _Call:
+    """A layer applied to tensors; `inputs` are numbers of earlier calls."""
+
+    layer: _Layer
+    inputs: tuple[int, ...]
+
+
+@dataclass
+class _Network:
+    """The calls of a model in topological order, models inside it resolved."""
+
+    name: str
+    calls: list[_Call]
+    output: int
+    #: The shape that the model was built with, batch first, or None.
+    build_shape: Any
+
+
+def _architecture(text: str) -> _Network:
     if len(text) > _MAX_CONFIG:
         raise ConversionError("damaged-file", "the architecture is too long")
-    model = _record(json.loads(text), "the architecture")
+    return _network(_record(json.loads(text), "the architecture"))
+
+
+def _network(model: dict[str, Any]) -> _Network:
+    """The calls of a model's record (class_name, config)."""
+    calls: list[_Call] = []
+    config = _model_config(model)
+    outputs = _resolve(model, (), [], calls)
+    if len(outputs) != 1:
+        raise ConversionError("unsupported-model", f"the model has {len(outputs)} outputs; one converts")
+    inputs = [call for call in calls if call.layer.class_name == "InputLayer"]
+    if len(inputs) > 1:
+        raise ConversionError("unsupported-model", f"the model has {len(inputs)} inputs; one image converts")
+    name = config.get("name")
+    build = config.get("build_input_shape", _optional_record(model.get("build_config")).get("input_shape"))
+    return _Network(name if isinstance(name, str) else "model", calls, outputs[0], build)
+
+
+def _model_config(model: dict[str, Any]) -> dict[str, Any]:
     kind = _class_name(model.get("class_name"))
     config = model.get("config")
     if kind == "Sequential" and isinstance(config, list):  # Keras before 2.2.3
         config = {"name": "sequential", "layers": config}
     config = _record(config, "the model's config")
-    if kind not in ("Sequential", "Functional", "Model"):
+    if kind not in _MODELS:
         raise ConversionError(
             "unsupported-model",
-            f"a model of class {kind}; only Sequential models and Functional chains convert",
+            f"a model of class {kind}; only Sequential and Functional models convert",
         )
+    return config
+
+
+def _resolve(
+    model: dict[str, Any], parents: tuple[_Layer, ...], given: list[int], calls: list[_Call]
+) -> list[int]:
+    """Appends the calls of a model applied to `given` (nothing for the outermost); returns its outputs."""
+    if len(parents) > _MAX_DEPTH:
+        raise ConversionError("damaged-file", "models are nested too deeply")
+    config = _model_config(model)
     entries = config.get("layers")
     if not isinstance(entries, list) or not entries:
         raise ConversionError("damaged-file", "the model has no list of layers")
-    ranks: dict[str, int] = {}
-    layers, inbound = [], []
+    layers, records, siblings, weighted = [], [], list[str](), list[bool]()
     for i, item in enumerate(entries):
         entry = _record(item, f"layer number {i}")
         class_name = _class_name(entry.get("class_name"))
-        settings = _record(entry.get("config"), f"the config of layer number {i}")
+        settings = entry.get("config")
+        if class_name == "Sequential" and isinstance(settings, list):
+            settings = {"layers": settings}
+        settings = _record(settings, f"the config of layer number {i}")
         name = entry.get("name", settings.get("name", f"{_snake_case(class_name)}_{i}"))
         if not isinstance(name, str) or not 0 < len(name) < 200:
             raise ConversionError("damaged-file", f"the name of layer number {i} is {str(name)[:80]!r}")
-        layers.append(_Layer(class_name, name, settings, ranks.get(class_name, 0)))
-        ranks[class_name] = ranks.get(class_name, 0) + 1
-        inbound.append(entry.get("inbound_nodes"))
+        layers.append(
+            _Layer(class_name, name, settings, siblings.count(class_name), siblings, weighted, i, parents)
+        )
+        siblings.append(class_name)
+        weighted.append(_has_weights(class_name, settings))
+        records.append(entry)
     if len({layer.name for layer in layers}) != len(layers):
         raise ConversionError("damaged-file", "two layers have the same name")
-    if kind != "Sequential":
-        layers = _chain(layers, inbound, config)
-    name = config.get("name")
-    build = config.get("build_input_shape", _optional_record(model.get("build_config")).get("input_shape"))
-    return (name if isinstance(name, str) else "model"), layers, build
+
+    def call(layer: _Layer, record: dict[str, Any], inputs: list[int]) -> int:
+        if len(calls) > _MAX_CALLS:
+            raise ConversionError("damaged-file", "the model has too many layers")
+        if layer.class_name in _MODELS:
+            outputs = _resolve(record, (*parents, layer), inputs, calls)
+            if len(outputs) != 1:
+                raise layer.refuse("unsupported-model", "a model inside the model must have one output")
+            return outputs[0]
+        calls.append(_Call(layer, tuple(inputs)))
+        return len(calls) - 1
+
+    if _class_name(model.get("class_name")) == "Sequential":
+        current = list(given)
+        for layer, record in zip(layers, records, strict=True):
+            if layer.class_name == "InputLayer" and given:
+                continue
+            current = [call(layer, record, current)]
+        return current
+    return _resolve_functional(config, layers, records, given, call)
+
+
+def _has_weights(class_name: str, config: dict[str, Any], depth: int = 0) -> bool:
+    if class_name == "Normalization" and config.get("mean") is not None:
+        return False
+    if class_name not in _MODELS or depth > _MAX_DEPTH:
+        return class_name in _WEIGHTED
+    entries = config.get("layers")
+    return any(
+        _has_weights(_class_name(entry.get("class_name")), _optional_record(entry.get("config")), depth + 1)
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, dict)
+    )
+
+
+def _resolve_functional(
+    config: dict[str, Any],
+    layers: list[_Layer],
+    records: list[dict[str, Any]],
+    given: list[int],
+    call: Callable[[_Layer, dict[str, Any], list[int]], int],
+) -> list[int]:
+    """Calls of a Functional model in an order in which inputs exist."""
+    by_name = {layer.name: layer for layer in layers}
+    #: (layer, which of its calls) -> number of the call.
+    made: dict[tuple[str, int], int] = {}
+    if given:
+        names = [name for name, _ in _references(config.get("input_layers"))]
+        if len(names) != len(given):
+            raise ConversionError("unsupported-model", f"a model inside the model has {len(names)} inputs")
+        for name, number in zip(names, given, strict=True):
+            made[name, 0] = number
+    waiting: list[tuple[_Layer, dict[str, Any], int, list[tuple[str, int]]]] = []
+    calls_of = {
+        layer.name: len(nodes) if isinstance(nodes := record.get("inbound_nodes"), list) else 0
+        for layer, record in zip(layers, records, strict=True)
+    }
+
+    def source(reference: tuple[str, int]) -> tuple[str, int]:
+        """A Sequential model counts its own construction as call 0, which the file does not list."""
+        name, i = reference
+        if by_name[name].class_name in _MODELS and (i >= calls_of[name] or calls_of[name] == 1):
+            return name, max(0, min(i - 1, calls_of[name] - 1))
+        return reference
+
+    for layer, record in zip(layers, records, strict=True):
+        nodes = record.get("inbound_nodes")
+        nodes = nodes if isinstance(nodes, list) else []
+        if layer.class_name == "InputLayer":
+            if (layer.name, 0) not in made:
+                made[layer.name, 0] = call(layer, record, [])
+            continue
+        if not nodes:
+            raise layer.refuse("damaged-file", "nothing is connected to it")
+        for i, node in enumerate(nodes):
+            sources = _references(node)
+            missing = [name for name, _ in sources if name not in by_name]
+            if not sources or missing:
+                raise layer.refuse(
+                    "damaged-file", f"it is connected to {missing[:1] or 'nothing'}, which is no layer"
+                )
+            waiting.append((layer, record, i, [source(reference) for reference in sources]))
+    while waiting:
+        ready = [item for item in waiting if all(reference in made for reference in item[3])]
+        if not ready:
+            raise waiting[0][0].refuse("damaged-file", "its inputs are never made: the layers form a circle")
+        for layer, record, i, sources in ready:
+            made[layer.name, i] = call(layer, record, [made[reference] for reference in sources])
+        waiting = [item for item in waiting if (item[0].name, item[2]) not in made]
+    outputs = [source(r) for r in _references(config.get("output_layers")) if r[0] in by_name]
+    missing = [name for name, i in outputs if (name, i) not in made]
+    if not outputs or missing:
+        raise ConversionError(
+            "damaged-file", f"the model's output is {missing[:1] or 'nothing'}, which no layer makes"
+        )
+    return [made[output] for output in outputs]
+
+
+def _references(value: Any, depth: int = 0) -> list[tuple[str, int]]:
+    """The tensors in a node of any Keras version, as (layer, which of its calls).
+
+    Keras 2: `["conv", 0, 0, {}]`, in lists of any depth. Keras 3: `{"args": [...], "kwargs": {...}}` around
+    records with `keras_history: ["conv", 0, 0]`.
+    """
+    if depth > 8:
+        raise ConversionError("damaged-file", "a layer's connections are nested too deeply")
+    if isinstance(value, dict):
+        history = _optional_record(value.get("config")).get("keras_history", value.get("keras_history"))
+        if history is not None:
+            return _references(history, depth + 1)
+        return _references(value.get("args", []), depth + 1)
+    if not isinstance(value, list):
+        return []
+    if len(value) >= 3 and isinstance(value[0], str) and all(_is_index(v) for v in value[1:3]):
+        if value[2] != 0:
+            raise ConversionError("unsupported-model", f"layer {value[0]!r} has several outputs")
+        return [(value[0], value[1])]
+    return [reference for item in value for reference in _references(item, depth + 1)]
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def _optional_record(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _chain(layers: list[_Layer], inbound: list[Any], config: dict[str, Any]) -> list[_Layer]:
-    """The layers of a Functional model in order, if it is a chain."""
-
-    def refuse(layer: _Layer) -> ConversionError:
-        return layer.refuse(
-            "unsupported-model",
-            "this Functional model has branches, shared layers or several inputs here; "
-            "only a simple chain of layers converts for now",
-        )
-
-    by_name = {layer.name: layer for layer in layers}
-    before: dict[str, str] = {}
-    for layer, nodes in zip(layers, inbound, strict=True):
-        if layer.class_name == "InputLayer":
-            if nodes:
-                raise refuse(layer)
-            continue
-        if not isinstance(nodes, list) or len(nodes) != 1:
-            raise refuse(layer)
-        node = nodes[0]
-        # [["previous", 0, 0, {}]]; some versions unwrap a single input.
-        call = node[0] if isinstance(node, list) and len(node) == 1 and isinstance(node[0], list) else node
-        if not isinstance(call, list) or len(call) < 3 or call[0] not in by_name or list(call[1:3]) != [0, 0]:
-            raise refuse(layer)
-        if len(call) > 3 and call[3]:
-            raise refuse(layer)
-        before[layer.name] = call[0]
-    if len(set(before.values())) != len(before) or len(before) != len(layers) - 1:
-        counts = list(before.values())
-        shared = next((by_name[n] for n in counts if counts.count(n) > 1), layers[0])
-        raise refuse(shared)
-    after = {previous: name for name, previous in before.items()}
-    current: str | None = next(layer.name for layer in layers if layer.name not in before)
-    ordered = []
-    while current is not None:
-        ordered.append(by_name[current])
-        current = after.get(current)
-    outputs = config.get("output_layers")
-    if isinstance(outputs, list) and len(outputs) == 1 and isinstance(outputs[0], list):
-        outputs = outputs[0]
-    if len(ordered) != len(layers) or not isinstance(outputs, list) or outputs[:1] != [ordered[-1].name]:
-        raise refuse(ordered[-1])
-    return ordered
 
 
 # ------------------------------------------------------------------------------------------------
@@ -497,10 +645,16 @@ class _Builder:
     def __init__(self, weights: _Weights) -> None:
         self.weights = weights
         self.nodes: list[Node] = []
+        self.problems: list[Problem] = []
         self.tensor = ""
         self.shape: Shape = ()
+        #: Tensors and shapes that the current layer reads; the first is `tensor`, `shape`.
+        self.inputs: list[tuple[str, Shape]] = []
+        self.names: set[str] = set()
         self.handlers: dict[str, Callable[[_Layer], None]] = {
             "Activation": self._activation_layer,
+            "Add": self._merge,
+            "Concatenate": self._merge,
             "BatchNormalization": self._batch_norm,
             "BatchNormalizationV1": self._batch_norm,
             "BatchNormalizationV2": self._batch_norm,
@@ -509,6 +663,7 @@ class _Builder:
             "Flatten": self._flatten,
             "LeakyReLU": self._leaky_relu,
             "MaxPooling2D": self._max_pool,
+            "Normalization": self._normalization,
             "PReLU": self._prelu,
             "QuantConv2D": self._conv,
             "QuantDense": self._dense,
@@ -517,30 +672,70 @@ class _Builder:
             "Softmax": self._softmax,
         }
 
-    def build(self, name: str, layers: list[_Layer], build_shape: Any) -> Graph:
-        """The graph of `layers`."""
-        first = layers[0]
-        shape = first.config.get("batch_input_shape", first.config.get("batch_shape", build_shape))
-        self._input(first, shape)
-        for layer in layers[1:] if first.class_name == "InputLayer" else layers:
-            dtype = layer.config.get("dtype", "float32")
-            if dtype not in ("float32", None):
-                raise layer.refuse(
-                    "unsupported-option",
-                    f"dtype {str(dtype)[:60]!r}; only float32 layers convert, save it as such",
-                )
+    def build(self, network: _Network) -> Graph:
+        """The graph of a network."""
+        #: Tensor and shape of each call; None where it can't be converted.
+        results: list[tuple[str, Shape] | None] = []
+        for call in network.calls:
+            results.append(self._call(call, [results[i] for i in call.inputs], network.build_shape))
+        output = results[network.output]
+        name = output[0] if output is not None else self.nodes[-1].name if self.nodes else ""
+        if not self.nodes:
+            raise Problem.error(self.problems)
+        return canonicalize(Graph(network.name, self.nodes, name, problems=self.problems))
+
+    def _call(
+        self, call: _Call, inputs: list[tuple[str, Shape] | None], build_shape: Any
+    ) -> tuple[str, Shape] | None:
+        layer = call.layer
+        try:
+            if not inputs:
+                shape = layer.config.get("batch_input_shape", layer.config.get("batch_shape", build_shape))
+                self._input(layer, shape)
+                if layer.class_name == "InputLayer":
+                    return self.tensor, self.shape
+                inputs = [(self.tensor, self.shape)]
+            self._check(layer)
+            known = [value for value in inputs if value is not None]
+            if len(known) != len(inputs):
+                return None
+            self.tensor, self.shape = known[0]
+            self.inputs = known
             if layer.class_name in _DROPOUTS:
                 self._add(Identity(layer.name, layer.name, (self.tensor,)))
             elif layer.class_name in _SIGNS:
                 self._add(Sign(layer.name, layer.name, (self.tensor,)))
-            elif layer.class_name in self.handlers:
-                self.handlers[layer.class_name](layer)
+            elif len(known) > 1 and layer.class_name not in _MERGES:
+                raise layer.refuse("unsupported-layer", "it has several inputs")
             else:
-                advice = _ADVICE.get(
-                    layer.class_name, f"supported layers are {', '.join(sorted(self.handlers))}, Dropout"
-                )
-                raise layer.refuse("unsupported-layer", f"this kind of layer can't be converted; {advice}")
-        return Graph(name, self.nodes, self.tensor)
+                self.handlers[layer.class_name](layer)
+        except ConversionError as error:
+            if not error.slug.startswith("unsupported") or not (self.nodes or self.problems):
+                raise
+            self.problems.append(Problem(error.message, error.slug))
+            return None
+        return self.tensor, self.shape
+
+    def _check(self, layer: _Layer) -> None:
+        """What can be told without the input's shape: the kind of layer, its type, its functions."""
+        if not (
+            layer.class_name in self.handlers or layer.class_name in _DROPOUTS or layer.class_name in _SIGNS
+        ):
+            advice = _ADVICE.get(
+                layer.class_name, f"supported layers are {', '.join(sorted(self.handlers))}, Dropout"
+            )
+            raise layer.refuse("unsupported-layer", f"this kind of layer can't be converted; {advice}")
+        dtype = layer.config.get("dtype", "float32")
+        if isinstance(dtype, dict):  # Keras 3 names a policy
+            dtype = _optional_record(dtype.get("config")).get("name", "float32")
+        if dtype not in ("float32", None):
+            raise layer.refuse(
+                "unsupported-option",
+                f"dtype {str(dtype)[:60]!r}; only float32 layers convert, save it as such",
+            )
+        if layer.class_name in ("QuantConv2D", "QuantDense"):
+            self._kernel_quantizer(layer)
+            self._input_quantizer(layer)
 
     def _add(self, node: Node) -> None:
         self.shape = node.output_shape((self.shape,))
@@ -548,8 +743,50 @@ class _Builder:
             raise ConversionError(
                 "shape-mismatch", f"layer {node.layer!r}: its output shape {self.shape} is impossible"
             )
-        self.nodes.append(node)
-        self.tensor = node.name
+        self._append(node)
+
+    def _append(self, node: Node) -> None:
+        """Adds a node; a layer that is called twice, or has its name in two models, gets a name of its
+        own."""
+        name, count = node.name, 1
+        while name in self.names:
+            count += 1
+            name = f"{node.name}_{count}"
+        self.names.add(name)
+        self.nodes.append(node if name == node.name else replace(node, name=name))
+        self.tensor = name
+
+    def _merge(self, layer: _Layer) -> None:
+        axis = layer.config.get("axis", -1)
+        if layer.class_name == "Concatenate" and axis not in (-1, len(self.shape)):
+            raise layer.refuse("unsupported-option", f"axis={axis!r}; only the last axis is understood")
+        kind = Add if layer.class_name == "Add" else Concatenate
+        node = kind(layer.name, layer.name, tuple(tensor for tensor, _ in self.inputs))
+        self.shape = node.output_shape(tuple(shape for _, shape in self.inputs))
+        self._append(node)
+
+    def _normalization(self, layer: _Layer) -> None:
+        """`(x - mean) / max(sqrt(variance), epsilon)`; the root as Keras computes it, in float32."""
+        if layer.config.get("invert", False):
+            raise layer.refuse("unsupported-option", "invert=True")
+        mean, variance = layer.config.get("mean"), layer.config.get("variance")
+        if mean is None or variance is None:
+            shape = self.shape[-1:]
+            mean, variance, _ = self.weights.take(
+                layer, [("mean", shape), ("variance", shape), ("count", ())]
+            )
+        channels = self.shape[-1]
+        parts = []
+        for what, value in (("mean", mean), ("variance", variance)):
+            array = np.asarray(value, np.float32).reshape(-1)
+            if array.size not in (1, channels) or not np.isfinite(array).all():
+                raise layer.refuse(
+                    "unsupported-option", f"{what} of {array.size} values for {channels} channels"
+                )
+            parts.append(np.broadcast_to(array, (channels,)).copy())
+        divisor = np.maximum(np.sqrt(parts[1]), np.float32(1e-7))
+        self._add(Linear(f"{layer.name}/mean", layer.name, (self.tensor,), offset=-parts[0]))
+        self._add(Linear(layer.name, layer.name, (self.tensor,), divisor=divisor))
 
     def _input(self, layer: _Layer, shape: Any) -> None:
         if not isinstance(shape, list) or len(shape) < 2 or not all(_is_size(side) for side in shape[1:]):
@@ -560,8 +797,8 @@ class _Builder:
             )
         name = layer.name if layer.class_name == "InputLayer" else "input"
         node = Input(name, layer.name, (), tuple(shape[1:]))
-        self.nodes.append(node)
-        self.tensor, self.shape = node.name, node.shape
+        self._append(node)
+        self.shape = node.shape
 
     def _conv(self, layer: _Layer) -> None:
         config = layer.config
@@ -617,30 +854,39 @@ class _Builder:
             raise layer.refuse(
                 "not-finite", "its kernel holds NaN or infinite values; use another checkpoint"
             )
-        quantizer = _quantizer(layer, "kernel_quantizer")
+        quantizer = self._kernel_quantizer(layer)
         scale: Float32 | None = None
         if quantizer is None:
-            # A kernel that was stored as signs is binary whatever its quantizer.
-            return kernel, bias, bool(np.all(np.abs(kernel) == 1)), None
+            # A kernel that was stored as signs (times a scale a filter) is binary whatever its quantizer.
+            notes: list[str] = []
+            kernel, binary, scale = binarized(kernel, layer.name, notes)
+            return kernel, bias, binary, scale
         if quantizer in _MAGNITUDE_SIGNS:
             # One scale an output channel: the mean absolute latent weight (Bi-Real Net, Liu et al. 2018).
             scale = (
                 np.abs(kernel).mean(axis=tuple(range(kernel.ndim - 1)), dtype=np.float64).astype(np.float32)
             )
-        elif quantizer not in _SIGNS:
+        return np.where(kernel >= 0, np.float32(1), np.float32(-1)), bias, True, scale
+
+    def _kernel_quantizer(self, layer: _Layer) -> str | None:
+        quantizer = _quantizer(layer, "kernel_quantizer")
+        if quantizer is not None and quantizer not in _SIGNS | _MAGNITUDE_SIGNS:
             raise layer.refuse(
                 "unsupported-quantizer", f"kernel_quantizer {quantizer} is not binary; {_QUANTIZER_HINT}"
             )
-        return np.where(kernel >= 0, np.float32(1), np.float32(-1)), bias, True, scale
+        return quantizer
 
-    def _quantize_input(self, layer: _Layer) -> None:
+    def _input_quantizer(self, layer: _Layer) -> str | None:
         quantizer = _quantizer(layer, "input_quantizer")
-        if quantizer is None:
-            return
-        if quantizer not in _SIGNS:
+        if quantizer is not None and quantizer not in _SIGNS:
             raise layer.refuse(
                 "unsupported-quantizer", f"input_quantizer {quantizer} is not a sign; {_QUANTIZER_HINT}"
             )
+        return quantizer
+
+    def _quantize_input(self, layer: _Layer) -> None:
+        if self._input_quantizer(layer) is None:
+            return
         self._add(Sign(f"{layer.name}/input_quantizer", layer.name, (self.tensor,)))
 
     def _finish(self, layer: _Layer, bias: Float32 | None) -> None:
@@ -748,18 +994,28 @@ class _Builder:
             self._add(Clip(layer.name, layer.name, (self.tensor,), 0.0, maximum))
 
     def _rescaling(self, layer: _Layer) -> None:
-        values = []
+        channels = self.shape[-1]
+        values: list[Any] = []
         for key, default in (("scale", 1.0), ("offset", 0.0)):
             value = layer.config.get(key, default)
-            while isinstance(value, list) and value and all(item == value[0] for item in value):
-                value = value[0]
-            if isinstance(value, (list, dict)):
-                raise layer.refuse(
-                    "unsupported-option",
-                    f"{key} differs from channel to channel; only one {key} for all converts for now",
-                )
-            values.append(float(np.float32(_as_number(layer, key, value))))
-        self._add(Rescaling(layer.name, layer.name, (self.tensor,), values[0], values[1]))
+            if isinstance(value, list):
+                # One number a channel, in lists of any depth.
+                while len(value) == 1 and isinstance(value[0], list):
+                    value = value[0]
+                numbers = [np.float32(_as_number(layer, key, item)) for item in value[: channels + 1]]
+                if len(numbers) not in (1, channels):
+                    raise layer.refuse(
+                        "unsupported-option", f"{key} has {len(value)} values for {channels} channels"
+                    )
+                same = all(number == numbers[0] for number in numbers)
+                values.append(float(numbers[0]) if same else np.array(numbers, np.float32))
+            else:
+                values.append(float(np.float32(_as_number(layer, key, value))))
+        if all(isinstance(value, float) for value in values):
+            self._add(Rescaling(layer.name, layer.name, (self.tensor,), values[0], values[1]))
+            return
+        factor, offset = (Fraction(v) if isinstance(v, float) else v for v in values)
+        self._add(Linear(layer.name, layer.name, (self.tensor,), factor, offset))
 
     def _softmax(self, layer: _Layer) -> None:
         axis = layer.config.get("axis", -1)

@@ -6,14 +6,23 @@ The chain is cut at its signs. What stands between a binary convolution or dense
 fixed-point requantization (`cbin_nn.requantize`).
 
 **First layer.** A u8 input becomes integers as `cbin_nn.folding` says; what is left of its scale joins
-the chain.
+the chain. Real weights, and unequal input scales, become 8-bit weights (`quantize`), with the bound in the
+report.
+
+**Last layer.** A dense layer with real weights on bits becomes 8-bit weights in the same way.
+
+**torch.sign.** 0 at 0 is no bit. Each such sign is proven never to see 0; where that fails, the network is
+refused with the layers and channels, except before the last dense layer: there the sign is split into two
+bits, `x > 0` and `x >= 0`, whose mean it is (`passes.split_ternary`), which is exact.
+
+**Refusals.** What can't be lowered is collected on the way, so that one error lists all of it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -31,12 +40,15 @@ from ..folding import (
     few,
     fold_pool,
     fold_sign,
+    input_by_channel,
     integer_input,
     simplest_fraction,
+    zeros_under_sign,
 )
 from ..operators import (
     BBFC,
     BBQFC,
+    BQQFC,
     BBConv2D,
     BBPointwiseConv2D,
     BMaxPool2D,
@@ -44,16 +56,21 @@ from ..operators import (
     Operator,
     Pool,
     QBConv2D,
+    QQConv2D,
     Rules,
     Window,
 )
 from ..requantize import requantize
 from . import graph as g
+from .passes import split_ternary
+from .quantize import quantize_weights
 
 __all__ = ["ConversionReport", "OperatorReport", "lower", "simplest_fraction"]
 
 OUTPUTS = ("i8", "i16", "i32", "f32")
 
+#: int8, or int16 in a first layer. Only `qqconv2d` takes the latter, and nothing else is given it.
+Weights = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
@@ -75,6 +92,11 @@ class OperatorReport:
     constant: int = 0
     #: Rules within 1e-5 of a threshold, where frameworks disagree with themselves (docs: Rules).
     near_tie: int = 0
+    #: One approximation a line, with its bound; empty where the operator is exact.
+    approximations: list[str] = field(default_factory=list)
+    #: The source's sign whose bits are this operator's output; empty for a pool of bits, and for the last
+    # layer.
+    sign: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +106,12 @@ class ConversionReport:
     operators: list[OperatorReport]
     #: One fact a line, the same as the model's.
     notes: list[str] = field(default_factory=list)
+    #: What was lowered: the source graph, after a split of `torch.sign` where there was one.
+    graph: g.Graph | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the graph, which holds all weights again."""
+        return {**self.__dict__, "graph": None}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers, ready for JSON."""
@@ -98,6 +126,8 @@ class ConversionReport:
                     "two_sided": o.two_sided,
                     "constant": o.constant,
                     "near_tie": o.near_tie,
+                    "approximations": list(o.approximations),
+                    "sign": o.sign,
                 }
                 for o in self.operators
             ],
@@ -121,6 +151,7 @@ class ConversionReport:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
+        lines += [f"approximated: {o.name}: {line}" for o in self.operators for line in o.approximations]
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
 
@@ -130,45 +161,63 @@ class ConversionReport:
 
 @dataclass(frozen=True)
 class _Meaning:
-    """`real = scale*q + offset` of the u8 input, exact rationals, and the layers that made it."""
+    """`real = scale*q + offset` of the u8 input, exact rationals, and the layers that made it.
 
-    scale: Fraction = Fraction(1)
-    offset: Fraction = Fraction(0)
+    One value, or one a channel.
+    """
+
+    scale: tuple[Fraction, ...] = (Fraction(1),)
+    offset: tuple[Fraction, ...] = (Fraction(0),)
     layers: tuple[str, ...] = ()
 
-    def integer_form(self, layer: str, notes: list[str]) -> tuple[int, int, Fraction]:
-        """(mul, add, factor) with `real = factor * (mul*q + add)`, noted where the offset was snapped."""
-        try:
-            mul, add, factor = integer_input(self.scale, self.offset)
-        except FoldError as error:
-            raise ConversionError(error.slug, f"layer {layer!r}: {error.message}") from error
-        ratio = self.offset / self.scale
-        if Fraction(add, mul) != ratio:
-            notes.append(
-                f"input: offset/scale = {float(ratio)!r} read as {Fraction(add, mul)} (within float32 "
-                f"rounding), so the first layer runs on {mul}*q{add:+d}"
-            )
-        return mul, add, factor
+    def then(self, factor: Sequence[Fraction], offset: Sequence[Fraction], layers: Sequence[str]) -> _Meaning:
+        """The meaning after `factor*x + offset`."""
+        count = max(len(self.scale), len(self.offset), len(factor), len(offset))
+
+        def spread(values: Sequence[Fraction]) -> Sequence[Fraction]:
+            return values if len(values) == count else tuple(values) * count
+
+        factors = spread(factor)
+        scales = [a * f for a, f in zip(spread(self.scale), factors, strict=True)]
+        offsets = [b * f + o for b, f, o in zip(spread(self.offset), factors, spread(offset), strict=True)]
+        return _Meaning(_one_if_equal(scales), _one_if_equal(offsets), (*self.layers, *layers))
+
+    def channels(self, count: int) -> tuple[tuple[Fraction, ...], tuple[Fraction, ...]]:
+        """Scale and offset of each of `count` channels."""
+        one = [values if len(values) == count else values * count for values in (self.scale, self.offset)]
+        return one[0], one[1]
 
 
-def _scalar(argument: str, value: Any, default: float) -> Fraction:
-    """A scalar convert() argument as the rational value of its float32."""
+def _one_if_equal(values: Sequence[Fraction]) -> tuple[Fraction, ...]:
+    return (values[0],) if all(value == values[0] for value in values) else tuple(values)
+
+
+def _channel_values(argument: str, value: Any, default: float) -> tuple[Fraction, ...]:
+    """A convert() argument, one number or one a channel, as the rational values of its float32."""
     if value is None:
-        return Fraction(default)
+        return (Fraction(default),)
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidArgument("bad-argument", f"{argument}: expected a number, got {value!r}") from error
-    if array.size != 1 and not (array.size and np.all(array == array.flat[0])):
-        raise ConversionError(
-            "unsupported-scale",
-            f"{argument}: one value a channel is not supported yet; pass one value for all channels",
+    if not array.size or array.ndim > 1:
+        raise InvalidArgument(
+            "bad-argument", f"{argument}: expected one number or one a channel, got shape {list(array.shape)}"
         )
     with np.errstate(over="ignore"):
-        number = float(np.float32(array.flat[0]))
-    if not math.isfinite(number):
-        raise InvalidArgument("bad-argument", f"{argument}: expected a finite number, got {value!r}")
-    return Fraction(number)
+        numbers = array.reshape(-1).astype(np.float32).astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise InvalidArgument("bad-argument", f"{argument}: expected finite numbers, got {value!r}")
+    return _one_if_equal([Fraction(float(number)) for number in numbers])
+
+
+def _fractions(value: Fraction | g.Float32, channels: int) -> tuple[Fraction, ...] | None:
+    """A parameter on the network's input, one or one a channel; None where it is one an element."""
+    if isinstance(value, Fraction):
+        return (value,)
+    if value.shape != (channels,) or not np.isfinite(value).all():
+        return None
+    return tuple(Fraction(float(v)) for v in value)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -192,10 +241,10 @@ class _Open:
     source: str
     source_shape: tuple[int, ...]
     #: None where the input is bits.
-    meaning: tuple[int, int, Fraction] | None
+    bytes: _Bytes | None
     layers: list[str]
     #: (weights (out, kh, kw, in)), also for dense on real input, or (units, features).
-    weights: npt.NDArray[np.int8]
+    weights: Weights
     window: Window | None
     one_padding: bool
     #: The plane of accumulators, (height, width, channels) or (units,).
@@ -205,6 +254,44 @@ class _Open:
     pools: list[g.MaxPool2D] = field(default_factory=list)
     #: The current plane: after the pools.
     shape: tuple[int, ...] = ()
+    #: Scales that belong to the accumulator itself, before every chain.
+    head: list[Planned] = field(default_factory=list)
+    approximations: list[str] = field(default_factory=list)
+    #: Channels where a tie is -1; None is nowhere.
+    strict: Bools | None = None
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    """How a first layer reads the image: `mul*q + add`, or `mul*q + adds[channel]`."""
+
+    mul: int
+    add: int
+    adds: Ints | None
+    #: Whether its weights are -1 and +1.
+    binary: bool
+
+    @property
+    def largest(self) -> int:
+        """The kernels' bound of `|mul*q + add|` and its partial sums."""
+        adds = [self.add] if self.adds is None else self.adds.tolist()
+        return 255 * self.mul + max(abs(int(add)) for add in adds)
+
+    def of_products(self, products: int) -> int | Ints:
+        """The offset of each product of a filter, channels innermost."""
+        return self.add if self.adds is None else np.tile(self.adds, products // len(self.adds))
+
+
+@dataclass
+class _Skipped:
+    """What follows a layer that was refused, up to the next sign."""
+
+
+_REAL_WEIGHTS = (
+    "its weights are real numbers, which converts in the first layer and in a last dense layer on bits; "
+    "train it as QuantConv2D or QuantDense with kernel_quantizer='ste_sign', or in torch with weights of one "
+    "absolute value a filter"
+)
 
 
 class _Lowering:
@@ -213,12 +300,18 @@ class _Lowering:
         self.notes: list[str] = list(source.notes)
         self.operators: list[Operator] = []
         self.reports: list[OperatorReport] = []
-        self.state: _Meaning | _Bits | _Open = meaning
+        self.state: _Meaning | _Bits | _Open | _Skipped = meaning
         self.input = ""
         self.input_shape: tuple[int, ...] = ()
         #: Layers without an operator of their own (flatten, dropout), reported with the next operator.
         self.pending: list[str] = []
         self.softmax: str | None = None
+        self.problems: list[g.Problem] = list(source.problems)
+        #: Sign nodes that may see an exact 0, with the layer and its channels where.
+        self.zeros: list[tuple[g.Sign, str, list[int]]] = []
+        layers = [node for node in source.nodes if isinstance(node, (g.Conv2D, g.Dense, g.Sign))]
+        #: The last dense layer, if no sign follows it.
+        self.last = layers[-1] if layers and isinstance(layers[-1], g.Dense) else None
         self.names: set[str] = set()
 
     # -- helpers
@@ -237,22 +330,21 @@ class _Lowering:
     # -- nodes
 
     def run(self) -> tuple[LoweredModel, ConversionReport]:
-        previous = ""
-        for node in self.graph.nodes:
-            if (not isinstance(node, g.Input) and node.inputs != (previous,)) or (
-                isinstance(node, g.Input) and previous
-            ):
-                raise self._refuse(node, "unsupported-model", "branches and shortcuts are not supported yet")
-            if self.softmax is not None and not isinstance(node, g.Identity):
-                raise self._refuse(
-                    node,
-                    "unsupported-layer",
-                    f"nothing can follow the softmax of {self.softmax!r}; remove it",
-                )
-            self._visit(node)
-            previous = node.name
-        if previous != self.graph.output:
-            raise ConversionError("unsupported-model", "the model's output is not its last layer")
+        self._check_chain()
+        for node in self.graph.nodes if not self.problems else []:
+            try:
+                if self.softmax is not None and not isinstance(node, g.Identity):
+                    raise self._refuse(
+                        node,
+                        "unsupported-layer",
+                        f"nothing can follow the softmax of {self.softmax!r}; remove it",
+                    )
+                self._visit(node)
+            except ConversionError as error:
+                self.problems.append(g.Problem(error.message, error.slug))
+                self._recover(node)
+        if self.problems:
+            raise g.Problem.error(self.problems)
         self._finish()
         assert len(self.input_shape) == 3
         model = LoweredModel(
@@ -264,11 +356,45 @@ class _Lowering:
             float_output=self.output == "f32",
             notes=self.notes,
         )
-        return model, ConversionReport(self.reports, list(self.notes))
+        return model, ConversionReport(self.reports, list(self.notes), self.graph)
+
+    def _check_chain(self) -> None:
+        """Branches are kept by the readers, and no operator runs them yet."""
+        previous = ""
+        for node in self.graph.nodes:
+            if isinstance(node, (g.Add, g.Concatenate)):
+                what = "a shortcut (a sum of tensors)" if isinstance(node, g.Add) else "a concatenation"
+                self._record(node, f"{what} can't be converted yet; train the network without it")
+            elif (node.inputs != (previous,)) if not isinstance(node, g.Input) else bool(previous):
+                self._record(
+                    node,
+                    f"branches are not supported yet (it reads {', '.join(node.inputs) or 'a second image'})",
+                )
+            previous = node.name
+        if not self.problems and previous != self.graph.output:
+            self.problems.append(g.Problem("the model's output is not its last layer", "unsupported-model"))
+        if self.problems:  # what the walk would find needs a chain; the rest of it is told here
+            layers = [node for node in self.graph.nodes if isinstance(node, (g.Conv2D, g.Dense))]
+            for node in layers[1:]:
+                if not node.binary and node is not self.last:
+                    self._record(node, _REAL_WEIGHTS)
+
+    def _record(self, node: g.Node, message: str) -> None:
+        self.problems.append(g.Problem(f"layer {node.layer!r}: {message}"))
+
+    def _recover(self, node: g.Node) -> None:
+        """Goes on after a refusal, as if the next sign gave bits."""
+        shape = self.graph.shapes[node.name]
+        self.state = _Bits(node.name, shape) if isinstance(node, g.Sign) else _Skipped()
 
     def _visit(self, node: g.Node) -> None:
         state = self.state
-        if isinstance(node, g.Input):
+        if isinstance(state, _Skipped):
+            if isinstance(node, g.Sign):
+                self.state = _Bits(node.name, self.graph.shapes[node.name])
+            elif isinstance(node, (g.Conv2D, g.Dense)) and not node.binary and node is not self.last:
+                raise self._refuse(node, "unsupported-layer", _REAL_WEIGHTS)
+        elif isinstance(node, g.Input):
             if len(node.shape) != 3:
                 raise self._refuse(
                     node,
@@ -276,6 +402,13 @@ class _Lowering:
                     f"input shape {node.shape}; images of (height, width, channels) are needed",
                 )
             self.input, self.input_shape = self._unique(node.name), node.shape
+            assert isinstance(state, _Meaning)
+            for argument, values in (("input_scale", state.scale), ("input_offset", state.offset)):
+                if len(values) not in (1, node.shape[2]):
+                    raise InvalidArgument(
+                        "bad-argument",
+                        f"{argument}: {len(values)} values for an image of {node.shape[2]} channels",
+                    )
         elif isinstance(node, g.Identity):
             self.pending.append(node.layer)
         elif isinstance(node, (g.Conv2D, g.Dense)):
@@ -291,11 +424,8 @@ class _Lowering:
                 self.pending.append(node.layer)
         elif isinstance(node, g.Softmax):
             self._softmax(node)
-        elif isinstance(node, g.Rescaling) and isinstance(state, _Meaning):
-            scale, offset = Fraction(node.scale), Fraction(node.offset)
-            self.state = _Meaning(
-                state.scale * scale, state.offset * scale + offset, (*state.layers, *self.pending, node.layer)
-            )
+        elif isinstance(node, (g.Rescaling, g.Linear, g.Bias)) and isinstance(state, _Meaning):
+            self.state = self._rescaled(node, state)
             self.pending = []
         elif isinstance(state, _Open):
             state.chains[-1].append(node)
@@ -312,9 +442,38 @@ class _Lowering:
             raise self._refuse(
                 node,
                 "unsupported-layer",
-                "it stands on the network's input, where only Rescaling with one scale and offset converts; "
-                "move it after the first layer or normalise the images with Rescaling",
+                "it stands on the network's input, where only a scale and an offset (one, or one a channel) "
+                "convert; move it after the first layer, or normalise the images with Rescaling",
             )
+
+    def _rescaled(self, node: g.Rescaling | g.Linear | g.Bias, state: _Meaning) -> _Meaning:
+        channels = self.input_shape[2]
+        one = Fraction(1)
+        if isinstance(node, g.Rescaling):
+            parts: list[tuple[Fraction, ...] | None] = [
+                (Fraction(node.scale),),
+                (Fraction(node.offset),),
+                (one,),
+            ]
+        elif isinstance(node, g.Bias):
+            parts = [(one,), _fractions(node.values, channels), (one,)]
+        else:
+            parts = [_fractions(value, channels) for value in (node.factor, node.offset, node.divisor)]
+        factor, offset, divisor = parts
+        if factor is None or offset is None or divisor is None or not all(divisor):
+            raise self._refuse(
+                node,
+                "unsupported-layer",
+                "it gives pixels of the network's input different scales or offsets, which must be finite "
+                "and "
+                "one a channel",
+            )
+        count = max(len(factor), len(divisor))
+        factors = [
+            f / d
+            for f, d in zip(factor * (count // len(factor)), divisor * (count // len(divisor)), strict=True)
+        ]
+        return state.then(factors, offset, [*self.pending, node.layer])
 
     def _softmax(self, node: g.Softmax) -> None:
         if not isinstance(self.state, _Open) or not isinstance(self.state.node, g.Dense):
@@ -332,56 +491,159 @@ class _Lowering:
                 "unsupported-layer",
                 f"its input (from {state.layers[-1]!r}) is not binary; give it input_quantizer='ste_sign'",
             )
-        if not node.binary:
-            raise self._refuse(
-                node,
-                "unsupported-layer",
-                "its weights are real numbers, and float layers are not supported yet; "
-                "train it as QuantConv2D or QuantDense with kernel_quantizer='ste_sign'",
-            )
-        real = isinstance(state, _Meaning)
+        if not node.binary and isinstance(state, _Bits) and node is not self.last:
+            raise self._refuse(node, "unsupported-layer", _REAL_WEIGHTS)
         if isinstance(state, _Meaning):
-            meaning = state.integer_form(node.layer, self.notes)
             layers, source, shape = [*state.layers, *self.pending], self.input, self.input_shape
         else:
-            meaning = None
+            assert isinstance(state, _Bits)
             layers, source, shape = list(self.pending), state.tensor, state.shape
         self.pending = []
-        window: Window | None = None
-        one_padding = False
-        signs = np.asarray(node.kernel).astype(np.int8)
+        kernel = np.asarray(node.kernel)
         if isinstance(node, g.Conv2D):
-            weights = np.ascontiguousarray(signs.transpose(3, 0, 1, 2))
-            window = node.window
-            if any(window.padding) and node.pad_value:
-                if real or node.pad_value != 1:
-                    raise self._refuse(
-                        node,
-                        "unsupported-option",
-                        f"pad_values={node.pad_value:g} on {'a real' if real else 'a binary'} input; "
-                        f"use {'0' if real else '0 or 1'}",
-                    )
-                one_padding = True
-            height, width = window.output_size(*shape[:2])
-            plane: tuple[int, ...] = (height, width, weights.shape[0])
+            kernel = np.ascontiguousarray(kernel.transpose(3, 0, 1, 2))
+            window: Window | None = node.window
+            height, width = node.window.output_size(*shape[:2])
+            plane: tuple[int, ...] = (height, width, kernel.shape[0])
         else:
-            weights = np.ascontiguousarray(signs.T)
-            plane = (weights.shape[0],)
-            if real:  # a dense layer on pixels is a convolution whose kernel is the whole image
-                weights = weights.reshape(weights.shape[0], *shape)
-                window = Window((shape[0], shape[1]))
-        self.state = _Open(
+            kernel, window = np.ascontiguousarray(kernel.T), None
+            plane = (kernel.shape[0],)
+            if isinstance(
+                state, _Meaning
+            ):  # a dense layer on pixels is a convolution whose kernel is the image
+                kernel, window = kernel.reshape(kernel.shape[0], *shape), Window((shape[0], shape[1]))
+        opened = _Open(
             node,
             source,
             shape,
-            meaning,
+            None,
             [*layers, node.layer],
-            weights,
+            kernel.astype(np.int8) if node.binary else np.zeros(kernel.shape, np.int8),
             window,
-            one_padding,
+            False,
             plane,
             shape=plane,
         )
+        if isinstance(node, g.Conv2D) and any(node.window.padding) and node.pad_value:
+            real = isinstance(state, _Meaning)
+            if real or node.pad_value != 1:
+                raise self._refuse(
+                    node,
+                    "unsupported-option",
+                    f"pad_values={node.pad_value:g} on {'a real' if real else 'a binary'} input; "
+                    f"use {'0' if real else '0 or 1'}",
+                )
+            opened.one_padding = True
+        if isinstance(state, _Meaning):
+            self._open_on_bytes(opened, kernel, state)
+        elif not node.binary:
+            self._quantize_head(opened, kernel)
+        elif node.scale is not None:
+            opened.head = [Planned(node.layer, "linear", (node.scale, Fraction(0)))]
+        self.state = opened
+
+    def _open_on_bytes(self, opened: _Open, kernel: g.Float32, meaning: _Meaning) -> None:
+        """Weights, integer input and head of a first layer; `kernel` is (out, kh, kw, in)."""
+        node, channels = opened.node, kernel.shape[3]
+        zero, one = Fraction(0), Fraction(1)
+        scales, offsets = meaning.channels(channels)
+        if not all(scales):
+            raise self._refuse(node, "unsupported-scale", "the input scale is 0, so the input is lost")
+        common = len(meaning.scale) == 1
+        binary = node.binary and common
+        # What stands for a weight: w, or w times the channel's scale where the scales differ.
+        real = kernel.astype(np.float64)
+        if not common:
+            real = real * np.array([float(scale) for scale in scales])
+            if node.scale is not None:
+                real = real * node.scale.astype(np.float64)[:, None, None, None]
+        products = math.prod(kernel.shape[1:])
+        ratios = [offset / scale for offset, scale in zip(offsets, scales, strict=True)]
+        bytes_, ratio_error = self._integer_input(node, ratios, products, binary)
+        # Largest |q + ratio| of each product: what a weight's error is multiplied by.
+        reach = np.tile([max(abs(float(r)), abs(float(r) + 255)) for r in ratios], products // channels)
+        if binary:
+            opened.weights = kernel.astype(np.int8)
+            off = np.full(len(kernel), products * ratio_error)
+            rest: Fraction | g.Float32 = one
+        else:
+            # What the accumulator has room for, weights of one magnitude taken as the worst.
+            most = (2**31 - 1) // (products * bytes_.largest)
+            found = quantize_weights(real.reshape(len(real), -1), channels, most)
+            opened.weights = found.weights.reshape(kernel.shape)
+            magnitude = np.abs(found.weights.astype(np.float64)).sum(axis=1) * found.scale
+            off = found.bound(reach) + magnitude * ratio_error
+            rest = found.scale
+            used = np.abs(real.reshape(len(real), -1)) @ reach
+            off[off <= 1e-12 * used] = 0
+            if off.any():
+                worst = int((off / np.where(used > 0, used, 1)).argmax())
+                what = "unequal input scales" if node.binary else "real weights"
+                opened.approximations.append(
+                    f"{what} as {opened.weights.dtype.itemsize * 8}-bit weights, one scale a filter: a "
+                    "result is off "
+                    f"by at most {off[worst] / used[worst]:.2g} of its largest value (filter {worst}), by "
+                    f"{float(np.median(off / np.where(used > 0, used, 1))):.2g} in the median filter"
+                )
+        if ratio_error:
+            opened.approximations.append(
+                f"input offsets are read as multiples of 1/{bytes_.mul} of a grey level, off by at most "
+                f"{ratio_error:.2g}"
+            )
+        opened.bytes = bytes_
+        factor = (meaning.scale[0] if common else one) / bytes_.mul
+        scale = node.scale if common else None
+        opened.head = [
+            Planned(node.layer, "linear", (value, zero))
+            for value in (factor, scale, rest)
+            if value is not None and not (isinstance(value, Fraction) and value == 1)
+        ]
+
+    def _integer_input(
+        self, node: g.Node, ratios: Sequence[Fraction], products: int, binary: bool
+    ) -> tuple[_Bytes, float]:
+        """The integer form of the image, and how far its offsets are off, in grey levels."""
+        if len(set(ratios)) == 1:
+            try:
+                mul, add, _ = integer_input(Fraction(1), ratios[0])
+            except FoldError:
+                pass
+            else:
+                if Fraction(add, mul) != ratios[0]:
+                    self.notes.append(
+                        f"input: offset/scale = {float(ratios[0])!r} read as {Fraction(add, mul)} (within "
+                        "float32 "
+                        f"rounding), so the first layer runs on {mul}*q{add:+d}"
+                    )
+                return _Bytes(mul, add, None, binary), 0.0
+        # products * weight * (255*mul + |add|) stays below 2**31; real weights keep at least 10 bits of it.
+        largest = (2**31 - 1) // (products * (1 if binary else 1024))
+        try:
+            mul, adds, error = input_by_channel(ratios, largest)
+        except FoldError as found:
+            raise self._refuse(node, found.slug, found.message) from found
+        if not error:
+            self.notes.append(
+                f"input: offsets of {', '.join(f'{float(r):.6g}' for r in ratios[:4])} grey levels read as "
+                "multiples of "
+                f"1/{mul} (within float32 rounding)"
+            )
+        if len(set(adds.tolist())) == 1:
+            return _Bytes(mul, int(adds[0]), None, binary), error
+        return _Bytes(mul, 0, adds, binary), error
+
+    def _quantize_head(self, opened: _Open, kernel: g.Float32) -> None:
+        """8-bit weights of a last dense layer; `kernel` is (units, features)."""
+        node = opened.node
+        found = quantize_weights(kernel.astype(np.float64), 0)
+        opened.weights = found.weights
+        opened.head = [Planned(node.layer, "linear", (found.scale, Fraction(0)))]
+        off = found.bound(np.ones(kernel.shape[1]))
+        if off.max() > 1e-12 * float(np.abs(kernel).sum(axis=1).max()):
+            opened.approximations.append(
+                "real weights as 8-bit weights, one scale a unit: a sum is off by at most "
+                f"{off.max():.3g} (unit {int(off.argmax())}), one weight by {found.errors.max():.3g}"
+            )
 
     def _pool(self, node: g.MaxPool2D) -> None:
         state = self.state
@@ -391,6 +653,7 @@ class _Lowering:
                 "unsupported-layer",
                 "a pool on the network's input can't be converted; move it after a layer",
             )
+        assert isinstance(state, (_Bits, _Open))
         height, width = node.window.output_size(*state.shape[:2])
         shape = (height, width, state.shape[2])
         if isinstance(state, _Open):
@@ -412,9 +675,40 @@ class _Lowering:
         if isinstance(state, _Meaning):
             self._sign_input(node, state)
             return
+        assert isinstance(state, _Open)
         if node.layer not in state.layers and not node.name.endswith("/input_quantizer"):
             state.layers.append(node.layer)
+        self._close_at(state, node)
+
+    def _close_at(self, state: _Open, node: g.Sign) -> None:
+        """Closes an open layer at its sign, with what that does to an exact 0."""
+        channels = state.plane[-1]
+        if node.zero == -1:
+            state.strict = np.ones(channels, np.bool_)
+        elif node.strict_channels:
+            state.strict = np.isin(np.arange(channels), node.strict_channels)
+        elif node.zero == 0:
+            before = self._steps(state, state.chains[0], state.plane, head=True)
+            after = [
+                step
+                for i, chain in enumerate(state.chains[1:])
+                for step in self._steps(state, chain, self._plane_after(state, i + 1), head=False)
+            ]
+            try:
+                found = zeros_under_sign(before, after, self._accumulators(state), state.plane, state.shape)
+            except FoldError as error:
+                raise self._refuse(node, error.slug, error.message) from error
+            if found:
+                self.zeros.append((node, state.node.layer, found))
         self._close(state)
+        self.reports[-1] = replace(self.reports[-1], sign=node.name)
+
+    @staticmethod
+    def _plane_after(state: _Open, pools: int) -> tuple[int, ...]:
+        shape = state.plane
+        for pool in state.pools[:pools]:
+            shape = (*pool.window.output_size(shape[0], shape[1]), shape[-1])
+        return shape
 
     def _sign_input(self, node: g.Sign, meaning: _Meaning) -> None:
         """Bits of the input itself: a 1x1 convolution with weight +1, where there is one channel."""
@@ -434,7 +728,7 @@ class _Lowering:
         )
         self._begin(first)
         assert isinstance(self.state, _Open)
-        self._close(self.state)
+        self._close_at(self.state, node)
 
     # -- from accumulators to bits
 
@@ -443,13 +737,15 @@ class _Lowering:
         flat = state.weights.reshape(state.weights.shape[0], -1)
         taps = flat.shape[1]
         padded = state.window is not None and any(state.window.padding)
-        if state.meaning is None:
+        if state.bytes is not None:
+            add = state.bytes.of_products(taps)
+            found = AccumulatorRange.of_bytes(flat, state.bytes.mul, add, zero_padded=padded)
+        elif not state.node.binary:
+            found = AccumulatorRange.of_weighted_bits(flat)
+        else:
             channels = state.source_shape[-1] if state.window is not None else taps
             zeros = padded and not state.one_padding
             found = AccumulatorRange.of_bits(flat.shape[0], taps, channels, zero_padded=zeros)
-        else:
-            mul, add, _ = state.meaning
-            found = AccumulatorRange.of_bytes(flat, mul, add, zero_padded=padded)
         if not found.fits:
             raise self._refuse(
                 state.node,
@@ -462,13 +758,7 @@ class _Lowering:
         self, state: _Open, chain: Sequence[g.Node], plane: tuple[int, ...], head: bool
     ) -> list[Planned]:
         """A chain as planned steps; `head` adds the scales that belong to the accumulator itself."""
-        layer = state.node.layer
-        steps: list[Planned] = []
-        zero = Fraction(0)
-        if head and state.meaning is not None and state.meaning[2] != 1:
-            steps.append(Planned(layer, "linear", (state.meaning[2], zero)))
-        if head and state.node.scale is not None:
-            steps.append(Planned(layer, "linear", (state.node.scale, zero)))
+        steps: list[Planned] = list(state.head) if head else []
         for node in chain:
             steps += _plan(node, plane)
         return steps
@@ -479,11 +769,11 @@ class _Lowering:
             self._close_pools(state)
             return
         if isinstance(state.node, g.Dense) and state.window is None:
-            rules, report = self._rules(state)
+            rules, counts = self._rules(state)
             name = self._unique(state.node.layer)
             assert isinstance(rules, Rules)
             self.operators.append(BBFC(name, state.source, name, state.weights, rules))
-            self.reports.append(OperatorReport(name, "bbfc", state.layers, state.plane, *report))
+            self.reports.append(_counted(name, "bbfc", state.layers, state.plane, counts))
             self.state = _Bits(name, state.plane)
             return
         plane = state.plane if len(state.plane) == 3 else (1, 1, state.plane[0])
@@ -551,7 +841,7 @@ class _Lowering:
             state.node,
             state.source,
             state.source_shape,
-            state.meaning,
+            state.bytes,
             [name for name in state.layers if name != last.layer],
             state.weights,
             state.window,
@@ -559,11 +849,11 @@ class _Lowering:
             state.plane,
             [*state.chains[:-2], [*state.chains[-2], *tail]],
             state.pools[:-1],
+            head=state.head,
+            approximations=state.approximations,
+            strict=state.strict,
         )
-        shape = state.plane
-        for pool in inner.pools:
-            shape = (*pool.window.output_size(shape[0], shape[1]), channels)
-        inner.shape = shape
+        inner.shape = self._plane_after(inner, len(inner.pools))
         self._close(inner)
         use_and = rising < 0
         self._emit_pool(last, use_and if use_and.any() else None, state.shape)
@@ -580,9 +870,21 @@ class _Lowering:
         name = self._unique(state.node.layer)
         assert state.window is not None
         operator: Operator
-        if state.meaning is not None:
-            mul, add, _ = state.meaning
-            operator = QBConv2D(name, state.source, name, state.weights, state.window, rules, pool, mul, add)
+        if state.bytes is not None:
+            kind = QBConv2D if state.bytes.binary else QQConv2D
+            adds = None if state.bytes.adds is None else state.bytes.adds.astype(np.int32)
+            operator = kind(
+                name,
+                state.source,
+                name,
+                state.weights,
+                state.window,
+                rules,
+                pool,
+                state.bytes.mul,
+                state.bytes.add,
+                adds,
+            )
         elif state.window.kernel == (1, 1) and not any(state.window.padding):
             operator = BBPointwiseConv2D(name, state.source, name, state.weights, state.window, rules, pool)
         else:
@@ -590,14 +892,14 @@ class _Lowering:
                 name, state.source, name, state.weights, state.window, rules, pool, state.one_padding
             )
         self.operators.append(operator)
-        self.reports.append(OperatorReport(name, operator.kind, list(layers), shape, *report))
+        self.reports.append(_counted(name, operator.kind, layers, shape, report, state.approximations))
         self.state = _Bits(name, shape)
 
     def _rules(self, state: _Open) -> tuple[Rules, tuple[int, ...]]:
         """Rules of a chain without a pool."""
         planned = self._steps(state, state.chains[0], state.plane, head=True)
         try:
-            return fold_sign(planned, self._accumulators(state), state.plane)
+            return fold_sign(planned, self._accumulators(state), state.plane, state.strict)
         except r.TooManyIntervals as error:
             raise self._too_many(state, error) from error
 
@@ -620,7 +922,7 @@ class _Lowering:
         after = self._steps(state, state.chains[1], state.shape, head=False)
         accumulators = self._accumulators(state)
         try:
-            return fold_pool(before, after, pool.window, accumulators, state.plane, state.shape)
+            return fold_pool(before, after, pool.window, accumulators, state.plane, state.shape, state.strict)
         except r.TooManyIntervals as error:
             raise self._too_many(state, error) from error
         except FoldError as error:
@@ -637,27 +939,47 @@ class _Lowering:
             raise self._refuse(
                 last,
                 "unsupported-model",
-                "the model must end in a binary dense layer on bits (QuantDense with input_quantizer), "
-                "with bias, BatchNorm, PReLU or softmax after it",
+                "the model must end in a dense layer on bits (QuantDense with input_quantizer, or Dense "
+                "after a "
+                "sign), with bias, BatchNorm, PReLU or softmax after it",
             )
         planned = self._steps(state, state.chains[0], state.plane, head=True)
         found = self._accumulators(state)
         steps = [p.build(state.plane[-1:]) for p in planned]
         try:
-            requantization, note = requantize(
-                steps, int(found.high[0]), found.step, len(found.low), self.output
-            )
+            step = found.step if state.node.binary else 1
+            requantization, note = requantize(steps, int(found.high.max()), step, len(found.low), self.output)
         except FoldError as error:
             raise self._refuse(state.node, error.slug, error.message) from error
         self.notes.append(note)
         name = self._unique(state.node.layer)
-        self.operators.append(BBQFC(name, state.source, name, state.weights, requantization))
+        head = (BBQFC if state.node.binary else BQQFC)(
+            name, state.source, name, state.weights, requantization
+        )
+        self.operators.append(head)
         layers = [*state.layers, *self.pending] + ([self.softmax] if self.softmax else [])
-        self.reports.append(OperatorReport(name, "bbqfc", layers, state.plane))
+        self.reports.append(
+            OperatorReport(name, head.kind, layers, state.plane, approximations=state.approximations)
+        )
 
 
 # ------------------------------------------------------------------------------------------------
 # chains
+
+
+def _counted(
+    name: str,
+    kind: str,
+    layers: Sequence[str],
+    shape: tuple[int, ...],
+    counts: tuple[int, ...],
+    approximations: Sequence[str] = (),
+) -> OperatorReport:
+    """A report of an operator with rules; `counts` as `fold_sign` gives them."""
+    rules, two_sided, constant, near_tie = counts
+    return OperatorReport(
+        name, kind, list(layers), shape, rules, two_sided, constant, near_tie, list(approximations)
+    )
 
 
 def _plan(node: g.Node, plane: tuple[int, ...]) -> list[Planned]:
@@ -678,6 +1000,11 @@ def _plan(node: g.Node, plane: tuple[int, ...]) -> list[Planned]:
         return [Planned(node.layer, "prelu", (shaped(node.alpha),))]
     if isinstance(node, g.Rescaling):
         return [Planned(node.layer, "linear", (Fraction(node.scale), Fraction(node.offset)))]
+    if isinstance(node, g.Linear):
+        parts = (node.factor, node.offset, node.divisor)
+        return [
+            Planned(node.layer, "linear", tuple(v if isinstance(v, Fraction) else shaped(v) for v in parts))
+        ]
     if isinstance(node, g.Clip):
         ends = [None if end is None else Fraction(float(np.float32(end))) for end in (node.low, node.high)]
         return [
@@ -707,7 +1034,7 @@ def lower(
         source: the graph; for now a chain from one u8 image to a binary dense layer.
         output: "i8", "i16", "i32", or "f32" (an i32 file whose host multiplies by the scale).
         input_scale: meaning of a pixel, `input_scale * q + input_offset`, applied before the network's own
-            Rescaling layers; one number, read as its float32 value. Default 1.
+            normalisation; one number, or one a channel, read as its float32 value. Default 1.
         input_offset: see `input_scale`. Default 0.
         fuse: False emits convolutions and pools apart wherever stored bits can be pooled.
 
@@ -720,5 +1047,46 @@ def lower(
     """
     if output not in OUTPUTS:
         raise InvalidArgument("bad-argument", f"output: expected one of {', '.join(OUTPUTS)}, got {output!r}")
-    meaning = _Meaning(_scalar("input_scale", input_scale, 1.0), _scalar("input_offset", input_offset, 0.0))
-    return _Lowering(source, output, meaning, fuse).run()
+    meaning = _Meaning(
+        _channel_values("input_scale", input_scale, 1.0), _channel_values("input_offset", input_offset, 0.0)
+    )
+    lowering = _Lowering(source, output, meaning, fuse)
+    result = lowering.run()
+    if not lowering.zeros:
+        return result
+    return _without_zeros(source, lowering, lambda graph: _Lowering(graph, output, meaning, fuse).run())
+
+
+def _without_zeros(
+    source: g.Graph,
+    lowering: _Lowering,
+    again: Callable[[g.Graph], tuple[LoweredModel, ConversionReport]],
+) -> tuple[LoweredModel, ConversionReport]:
+    """The network with the one three-valued sign before its last layer split, or an error that lists all."""
+    if len(lowering.zeros) == 1:
+        node, layer, channels = lowering.zeros[0]
+        split = split_ternary(source, node.name)
+        if split is not None:
+            split.notes.append(
+                f"layer {node.layer!r}: torch.sign is 0 at 0, which is reachable in {len(channels)} "
+                "channels of "
+                f"{layer!r}; split into two bits (x > 0 and x >= 0), whose mean it is: exact, and {layer!r} "
+                "has "
+                "twice its channels"
+            )
+            return again(split)
+    problems = [
+        g.Problem(
+            f"layer {node.layer!r}: torch.sign(0) = 0 is no bit, and an exact 0 is reachable in channels "
+            f"{few(channels)} of layer {layer!r}",
+            "sign-of-zero",
+        )
+        for node, layer, channels in lowering.zeros
+    ]
+    error = g.Problem.error(problems)
+    raise ConversionError(
+        error.slug,
+        f"{error.message}. Use torch.where(x >= 0, 1.0, -1.0) instead of torch.sign, or train further: an "
+        "untrained "
+        "BatchNorm is the identity, and maps a sum of 0 to 0",
+    )

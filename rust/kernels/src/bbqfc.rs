@@ -81,8 +81,20 @@ impl<'a> Requantization<'a> {
         Ok(Self { mul, add, knee, shift })
     }
 
-    fn units(&self) -> usize {
+    pub(crate) fn units(&self) -> usize {
         if self.knee.is_empty() { self.mul.len() } else { self.knee.len() }
+    }
+
+    /// Checks that no accumulator of `unit` in `-largest..=largest` takes `|acc * mul + add|` to 2^62.
+    pub(crate) fn check_bound(&self, unit: usize, largest: u64) -> Result<(), ArgumentError> {
+        let rows = self.mul.iter().zip(self.add).skip(unit).step_by(self.units());
+        for (mul, add) in rows {
+            let bound = u128::from(largest) * u128::from(mul.unsigned_abs()) + u128::from(add.unsigned_abs());
+            if bound >= 1 << 62 {
+                return Err(ArgumentError::Overflow { argument: "mul" });
+            }
+        }
+        Ok(())
     }
 
     /// The output of `unit` for an accumulator.
@@ -119,14 +131,8 @@ impl<'a> BbqFc<'a> {
     /// [`ArgumentError::PaddingBits`] or [`ArgumentError::Overflow`] naming the argument.
     pub fn check_contents(&self) -> Result<(), ArgumentError> {
         self.dense.check_contents()?;
-        let largest = self.dense.features() as u128;
-        for (mul, add) in self.requantization.mul.iter().zip(self.requantization.add) {
-            let bound = largest * u128::from(mul.unsigned_abs()) + u128::from(add.unsigned_abs());
-            if bound >= 1 << 62 {
-                return Err(ArgumentError::Overflow { argument: "mul" });
-            }
-        }
-        Ok(())
+        let largest = self.dense.features() as u64;
+        (0..self.dense.units()).try_for_each(|unit| self.requantization.check_bound(unit, largest))
     }
 
     /// Units, the length of the output.

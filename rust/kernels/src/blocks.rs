@@ -155,7 +155,8 @@ impl<'o, 'a> Layer<'o, 'a> {
                     -1
                 }
             }
-            Self::QqConv2d(operator) => operator.weight(filter, tap, channel),
+            // There is no plan for 16-bit weights.
+            Self::QqConv2d(operator) => operator.weight(filter, tap, channel) as i8,
             _ => 0,
         }
     }
@@ -226,8 +227,17 @@ struct Sections {
 
 impl BlockPlan {
     /// The plan of a layer, or `None` where it would take more memory than it is worth: a border class for
-    /// each pixel of a large plane, or padding many times the image.
+    /// each pixel of a large plane, or padding many times the image. A first layer with 16-bit weights or an offset
+    /// a channel has none either.
     pub fn new(layer: Layer<'_, '_>) -> Option<Self> {
+        let plain = match layer {
+            Layer::QbConv2d(operator) => operator.channel_adds().is_empty(),
+            Layer::QqConv2d(operator) => operator.channel_adds().is_empty() && !operator.is_wide(),
+            _ => true,
+        };
+        if !plain {
+            return None;
+        }
         let (product, factor) = match layer {
             Layer::QbConv2d(operator) => (ProductKind::Signs, operator.mul()),
             Layer::QqConv2d(operator) => (ProductKind::Bytes, operator.mul()),

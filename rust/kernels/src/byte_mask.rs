@@ -4,16 +4,18 @@ Convolution of bytes with 1-bit weights in the byte-mask layout.
 With `distance` the sum over a window of |q - m|, m a filter's mask bytes and N its weights of +1,
 
 ```text
-acc = mul * (255 N - distance) + add * (sum of the weights inside the image)
+acc = mul * (255 N - distance) + sum over the channels of add * (sum of the weights inside the image)
 ```
 
-so a rule's interval on acc is an interval on the distance: it is worked out once, for each border class where `add` is
-not 0, and from there on nothing but distances is looked at. A flip is no case of its own, since the outside of an
+so a rule's interval on acc is an interval on the distance: it is worked out once, for each border class where there is
+an offset, and from there on nothing but distances is looked at. A flip is no case of its own, since the outside of an
 interval is an interval of the numbers modulo 2^32.
 
 The windows of a pool are gathered together and the filters taken one after the other: a filter is done with when one of its
 windows decides the pooled bit. That makes the cost depend on the data, never the result.
 */
+
+use core::ops::Range;
 
 use crate::ArgumentError;
 use crate::arch::{byte_distance, byte_hits};
@@ -41,19 +43,6 @@ fn filter_words(layer: &ConvLayer<'_>) -> usize {
     layer.geometry.products().div_ceil(4)
 }
 
-/// Four-byte words of window that a run needs.
-pub(crate) fn window_words(layer: &ConvLayer<'_>, affine: Affine) -> usize {
-    // One more to sum the weights with, where they are summed.
-    (windows(layer) + usize::from(affine.add != 0)) * filter_words(layer)
-}
-
-/// Words of scratch that a run needs: 255 N of each filter, its weights inside where they matter, its intervals.
-pub(crate) fn scratch_words(layer: &ConvLayer<'_>, affine: Affine) -> usize {
-    let filters = layer.geometry.output().channels();
-    let (sums, veto) = (usize::from(affine.add != 0), usize::from(layer.veto_words() != 0));
-    filters * (1 + sums + 2 + 2 * veto) + layer.veto_words()
-}
-
 /// `n / d` rounded down, with the core's own division wherever the numbers allow it.
 fn floor(n: i64, d: i32) -> i64 {
     match i32::try_from(n) {
@@ -66,6 +55,8 @@ fn floor(n: i64, d: i32) -> i64 {
 pub(crate) struct MaskedLayer<'a> {
     pub(crate) layer: &'a ConvLayer<'a>,
     pub(crate) affine: Affine,
+    /// Empty, or the offset of each channel; `affine.add` is 0 then.
+    pub(crate) channel_adds: &'a [i32],
     pub(crate) masks: &'a [u32],
 }
 
@@ -80,7 +71,7 @@ struct Run<'a> {
     class: BorderClass,
     /// 255 N of each filter.
     biases: &'a mut [u32],
-    /// The sum of each filter's weights inside, in two's complement; empty where `add` is 0.
+    /// What the offsets add to each filter's accumulator, in two's complement; empty where there are none.
     sums: &'a mut [u32],
     /// They are those of `class`.
     has_sums: bool,
@@ -90,6 +81,24 @@ struct Run<'a> {
 }
 
 impl MaskedLayer<'_> {
+    /// Whether an input byte of 0 may mean something else than 0.
+    fn has_offsets(&self) -> bool {
+        self.affine.add != 0 || !self.channel_adds.is_empty()
+    }
+
+    /// Four-byte words of window that a run needs.
+    pub(crate) fn window_words(&self) -> usize {
+        // One more to sum the weights with, where they are summed.
+        (windows(self.layer) + usize::from(self.has_offsets())) * filter_words(self.layer)
+    }
+
+    /// Words of scratch that a run needs: 255 N of each filter, what the offsets add where there are any, its intervals.
+    pub(crate) fn scratch_words(&self) -> usize {
+        let filters = self.layer.geometry.output().channels();
+        let (sums, veto) = (usize::from(self.has_offsets()), usize::from(self.layer.veto_words() != 0));
+        filters * (1 + sums + 2 + 2 * veto) + self.layer.veto_words()
+    }
+
     /// # Errors
     /// [`ArgumentError::Length`] naming `output`.
     pub(crate) fn convolve(
@@ -103,7 +112,7 @@ impl MaskedLayer<'_> {
         check_length("output", out.words(), output.len())?;
         let filters = conv.channels();
         let (biases, rest) = scratch.split_at_mut(filters);
-        let (sums, rest) = rest.split_at_mut(if self.affine.add == 0 { 0 } else { filters });
+        let (sums, rest) = rest.split_at_mut(if self.has_offsets() { filters } else { 0 });
         let (intervals, veto_bits) = rest.split_at_mut(rest.len() - self.layer.veto_words());
         let (rule, veto) = intervals.as_chunks_mut::<2>().0.split_at_mut(filters);
         let words = filter_words(self.layer);
@@ -174,7 +183,7 @@ impl Run<'_> {
     /// is one class.
     #[inline]
     fn is_other_class(&self, y: usize, x: usize) -> bool {
-        self.of.affine.add != 0 && self.class_of(y, x) != self.class
+        self.of.has_offsets() && self.class_of(y, x) != self.class
     }
 
     /// Gathers one window more: that of pixel (y, x) of the convolution.
@@ -224,14 +233,14 @@ impl Run<'_> {
     /// Works out the intervals of a rule pixel for the current class.
     #[inline(never)]
     fn prepare(&mut self, set: usize, rules: &Rules<'_>, at: usize) {
-        let Affine { mul, add } = self.of.affine;
-        if add != 0 && !self.has_sums {
+        let mul = self.of.affine.mul;
+        if self.of.has_offsets() && !self.has_sums {
             self.sum();
         }
         let (lo, hi) = rules.intervals(at);
         let flips = rules.flips(at);
         for (filter, interval) in self.intervals[set].iter_mut().enumerate() {
-            let inside = self.sums.get(filter).map_or(0, |&sum| i64::from(add) * i64::from(sum as i32));
+            let inside = self.sums.get(filter).map_or(0, |&sum| i64::from(sum as i32));
             // mul * (bias - distance) + inside is in lo..=hi where bias - distance is in least..=most.
             let (lo, hi) = (i64::from(lo[filter]) - inside, i64::from(hi[filter]) - inside);
             let (least, most) = match mul {
@@ -251,21 +260,37 @@ impl Run<'_> {
         }
     }
 
-    /// Sums each filter's weights inside: its products with a window of ones.
+    /// Adds up what the offsets contribute: each times its channels' weights inside, which are the products of a filter
+    /// with a window of ones there.
     fn sum(&mut self) {
         self.has_sums = true;
+        self.sums.fill(0);
+        match self.of.channel_adds {
+            [] => self.add_offset(self.of.affine.add, 0..self.of.layer.geometry.input().channels()),
+            adds => {
+                for (channel, &add) in adds.iter().enumerate() {
+                    self.add_offset(add, channel..channel + 1);
+                }
+            }
+        }
+    }
+
+    /// Adds the share of an offset of some channels. No sum leaves `i32`: see [`Affine::check`].
+    fn add_offset(&mut self, add: i32, channels: Range<usize>) {
         let [first_y, end_y, first_x, end_x] = self.class;
         let geometry = &self.of.layer.geometry;
-        let (channels, kernel_width) = (geometry.input().channels(), geometry.sliding().window().kernel[1]);
+        let (stride, kernel_width) = (geometry.input().channels(), geometry.sliding().window().kernel[1]);
         let ones = &mut self.windows[windows(self.of.layer) * self.words..];
         ones.fill([0; 4]);
         for row in first_y..end_y {
-            let at = row * kernel_width * channels;
-            ones.as_flattened_mut()[at + first_x * channels..at + end_x * channels].fill(1);
+            for tap in row * kernel_width + first_x..row * kernel_width + end_x {
+                ones.as_flattened_mut()[tap * stride..][channels.clone()].fill(1);
+            }
         }
         let filters = self.of.masks.chunks_exact(self.words).zip(&*self.biases);
         for (sum, (masks, bias)) in self.sums.iter_mut().zip(filters) {
-            *sum = bias.wrapping_sub(byte_distance(ones, masks));
+            let inside = bias.wrapping_sub(byte_distance(ones, masks)) as i32;
+            *sum = (*sum as i32 + add * inside) as u32;
         }
     }
 }

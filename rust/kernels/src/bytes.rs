@@ -12,11 +12,15 @@ acc = sum over taps inside of w * (mul * q + add)
 
 each over the taps inside. The first sum costs one pass per output channel; the second changes only with the
 border class of the pixel, and is only needed where `add` is not 0.
+
+Images normalised by a mean for each channel need an offset for each: `mul * q + add[channel]`, and the second sum
+is one over the channels then.
 */
 
 use crate::ArgumentError;
 use crate::arch::copy_rows;
 use crate::conv::Accumulate;
+use crate::error::check_length;
 use crate::shape::Conv2dGeometry;
 
 /// Integer meaning of an input byte q: `mul * q + add`.
@@ -29,13 +33,31 @@ pub struct Affine {
 }
 
 impl Affine {
+    /// A bound of `|mul q + add|`, and of what its parts add up to in any order.
+    pub(crate) fn largest(&self, channel_adds: &[i32]) -> i64 {
+        let add = channel_adds.iter().chain([&self.add]).map(|&add| i64::from(add).abs()).max();
+        255 * i64::from(self.mul) + add.unwrap_or(0)
+    }
+
     /// Checks that no accumulator of `geometry` with weights in `-weight..=weight` leaves `i32`.
-    pub(crate) fn check(&self, geometry: &Conv2dGeometry, weight: i64) -> Result<(), ArgumentError> {
+    /// `channel_adds` is empty, or takes the place of `add` with one offset a channel.
+    pub(crate) fn check(
+        &self,
+        channel_adds: &[i32],
+        geometry: &Conv2dGeometry,
+        weight: i64,
+    ) -> Result<(), ArgumentError> {
         if self.mul < 1 {
             return Err(ArgumentError::Value { argument: "input mul" });
         }
+        if !channel_adds.is_empty() {
+            check_length("channel adds", geometry.input().channels(), channel_adds.len())?;
+            if self.add != 0 {
+                return Err(ArgumentError::Value { argument: "input add" });
+            }
+        }
         // |acc| <= products * weight * max |mul q + add|; each partial sum is below the same bound.
-        let largest = 255 * i64::from(self.mul) + i64::from(self.add).abs();
+        let largest = self.largest(channel_adds);
         let limit = i64::from(i32::MAX);
         if largest > limit
             || largest * weight > limit
@@ -60,22 +82,24 @@ pub(crate) trait ByteFilters {
 type BorderClass = (usize, usize, usize, usize);
 
 /// Words of scratch of a [`Gathered`], beside its window.
-pub(crate) fn scratch_words(geometry: &Conv2dGeometry, affine: Affine) -> usize {
+pub(crate) fn scratch_words(geometry: &Conv2dGeometry, affine: Affine, channel_adds: &[i32]) -> usize {
     let filters = geometry.output().channels();
-    if affine.add == 0 { filters } else { 2 * filters }
+    if affine.add == 0 && channel_adds.is_empty() { filters } else { 2 * filters }
 }
 
 /// The bytes of one pixel's window, in the order of a filter's bytes; 0 outside the image.
 pub(crate) struct Gathered<'a, F> {
     geometry: &'a Conv2dGeometry,
     affine: Affine,
+    /// Empty, or the offset of each channel; `affine.add` is 0 then.
+    channel_adds: &'a [i32],
     filters: F,
     input: &'a [u8],
     window: &'a mut [[u8; 4]],
     /// The bias of each filter's dot product, in two's complement.
     biases: &'a mut [u32],
     /// What each filter's dot product lacks of its accumulator in the current border class, in two's
-    /// complement; empty where `affine.add` is 0 and the class does not matter.
+    /// complement; empty where every offset is 0 and the class does not matter.
     sums: &'a mut [u32],
     border_class: Option<BorderClass>,
 }
@@ -84,7 +108,7 @@ impl<'a, F: ByteFilters> Gathered<'a, F> {
     /// `scratch` holds [`scratch_words`] words.
     pub(crate) fn new(
         geometry: &'a Conv2dGeometry,
-        affine: Affine,
+        (affine, channel_adds): (Affine, &'a [i32]),
         filters: F,
         input: &'a [u8],
         window: &'a mut [[u8; 4]],
@@ -95,7 +119,7 @@ impl<'a, F: ByteFilters> Gathered<'a, F> {
         for (filter, bias) in biases.iter_mut().enumerate() {
             *bias = filters.bias(filter) as u32;
         }
-        Self { geometry, affine, filters, input, window, biases, sums, border_class: None }
+        Self { geometry, affine, channel_adds, filters, input, window, biases, sums, border_class: None }
     }
 
     /// Empties the window, so that the taps outside `class` are 0, and sums the weights inside.
@@ -105,6 +129,10 @@ impl<'a, F: ByteFilters> Gathered<'a, F> {
         }
         self.border_class = Some(class);
         self.window.fill([0; 4]);
+        if !self.channel_adds.is_empty() {
+            self.enter_by_channel(class);
+            return;
+        }
         if self.affine.add == 0 {
             return;
         }
@@ -122,6 +150,32 @@ impl<'a, F: ByteFilters> Gathered<'a, F> {
             *sum = (self.affine.mul * bias as i32 + self.affine.add * inside) as u32;
         }
     }
+
+    /// [`enter`](Self::enter) for offsets that differ: the weights of one channel after another are summed.
+    fn enter_by_channel(&mut self, (first_y, end_y, first_x, end_x): BorderClass) {
+        let channels = self.geometry.input().channels();
+        let kernel_width = self.geometry.sliding().window().kernel[1];
+        for (sum, &bias) in self.sums.iter_mut().zip(&*self.biases) {
+            *sum = (self.affine.mul * bias as i32) as u32;
+        }
+        for (channel, &add) in self.channel_adds.iter().enumerate() {
+            for value in [1, 0] {
+                let bytes = self.window.as_flattened_mut();
+                for tap_y in first_y..end_y {
+                    for tap_x in first_x..end_x {
+                        bytes[(tap_y * kernel_width + tap_x) * channels + channel] = value;
+                    }
+                }
+                if value == 0 {
+                    break;
+                }
+                for (filter, (sum, &bias)) in self.sums.iter_mut().zip(&*self.biases).enumerate() {
+                    let inside = self.filters.dot(filter, self.window) + bias as i32;
+                    *sum = (*sum as i32 + add * inside) as u32;
+                }
+            }
+        }
+    }
 }
 
 impl<F: ByteFilters> Accumulate for Gathered<'_, F> {
@@ -135,9 +189,9 @@ impl<F: ByteFilters> Accumulate for Gathered<'_, F> {
     #[inline(always)]
     fn accumulator(&self, channel: usize) -> i32 {
         let dot = self.filters.dot(channel, self.window);
-        match self.affine.add {
-            0 => self.affine.mul * (dot + self.biases[channel] as i32),
-            _ => self.affine.mul * dot + self.sums[channel] as i32,
+        match self.sums.get(channel) {
+            None => self.affine.mul * (dot + self.biases[channel] as i32),
+            Some(&sum) => self.affine.mul * dot + sum as i32,
         }
     }
 }
@@ -179,7 +233,7 @@ impl Conv2dGeometry {
 /// The definition of one accumulator, product by product. `weight(filter, tap, channel)` is a weight.
 pub(crate) fn reference_accumulator(
     geometry: &Conv2dGeometry,
-    affine: Affine,
+    (affine, channel_adds): (Affine, &[i32]),
     input: &[u8],
     weight: impl Fn(usize, usize, usize) -> i32,
     (y, x, filter): (usize, usize, usize),
@@ -194,7 +248,8 @@ pub(crate) fn reference_accumulator(
             };
             for channel in 0..channels {
                 let q = input[(y * geometry.input().width() + x) * channels + channel];
-                let value = affine.mul * i32::from(q) + affine.add;
+                let add = channel_adds.get(channel).copied().unwrap_or(affine.add);
+                let value = affine.mul * i32::from(q) + add;
                 acc += weight(filter, tap_y * kernel_width + tap_x, channel) * value;
             }
         }

@@ -24,6 +24,7 @@ true channels times the taps inside the image. `docs/bits.md` works an example b
 | [`bmaxpool2d`] | [`BMaxPool2d`](bmaxpool2d::BMaxPool2d) | packed | - | packed |
 | [`bbfc`] | [`BbFc`](bbfc::BbFc) | packed | 1 bit | packed |
 | [`bbqfc`] | [`BbqFc`](bbqfc::BbqFc) | packed | 1 bit | i8, i16 or i32 |
+| [`bqqfc`] | [`BqqFc`](bqqfc::BqqFc) | packed | i8 | i8, i16 or i32 |
 
 Each operator is a struct that is validated when it is built, with two ways to run it: `reference`,
 written as the definition reads, and `optimized`. They agree bit for bit on every input, which one shared
@@ -49,6 +50,7 @@ pub mod bbqfc;
 pub mod bits;
 pub mod blocks;
 pub mod bmaxpool2d;
+pub mod bqqfc;
 mod byte_mask;
 mod bytes;
 mod conv;

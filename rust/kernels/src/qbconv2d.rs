@@ -8,7 +8,7 @@ time. [`Affine`] says what a byte means.
 
 use crate::ArgumentError;
 use crate::bits::{bit, check_padding_bits};
-use crate::byte_mask::{self, MaskedLayer};
+use crate::byte_mask::MaskedLayer;
 pub use crate::bytes::Affine;
 use crate::bytes::reference_accumulator;
 use crate::conv::{self, Accumulate, ConvLayer};
@@ -66,6 +66,7 @@ pub fn to_byte_mask(
 pub struct QbConv2d<'a> {
     layer: ConvLayer<'a>,
     affine: Affine,
+    channel_adds: &'a [i32],
     weights: Weights<'a>,
 }
 
@@ -93,8 +94,18 @@ impl<'a> QbConv2d<'a> {
                 check_length("weights", filters * words, masks.len())?;
             }
         }
-        affine.check(&geometry, 1)?;
-        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, affine, weights })
+        affine.check(&[], &geometry, 1)?;
+        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, affine, channel_adds: &[], weights })
+    }
+
+    /// Gives each input channel an offset of its own, in place of `affine.add`, which is 0: an input byte q
+    /// of channel c means `mul * q + channel_adds[c]`. An empty slice changes nothing.
+    ///
+    /// # Errors
+    /// [`ArgumentError`] naming `channel adds` or `input add`; [`ArgumentError::Overflow`] as [`new`](Self::new).
+    pub fn with_channel_adds(self, channel_adds: &'a [i32]) -> Result<Self, ArgumentError> {
+        self.affine.check(channel_adds, &self.layer.geometry, 1)?;
+        Ok(Self { channel_adds, ..self })
     }
 
     /// Scans the parameters: unused bits are 0, mask bytes 0x00 or 0xFF. Lengths were checked by
@@ -139,12 +150,21 @@ impl<'a> QbConv2d<'a> {
         self.affine.add
     }
 
+    /// The offset of each input channel, or an empty slice.
+    pub(crate) fn channel_adds(&self) -> &'a [i32] {
+        self.channel_adds
+    }
+
+    fn masked(&self, masks: &'a [u32]) -> MaskedLayer<'_> {
+        MaskedLayer { layer: &self.layer, affine: self.affine, channel_adds: self.channel_adds, masks }
+    }
+
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see
     /// [`window_words`](Self::window_words).
     pub fn scratch_words(&self) -> usize {
         match self.weights {
             Weights::Packed(_) => self.layer.veto_words(),
-            Weights::ByteMask(_) => byte_mask::scratch_words(&self.layer, self.affine),
+            Weights::ByteMask(masks) => self.masked(masks).scratch_words(),
         }
     }
 
@@ -152,7 +172,7 @@ impl<'a> QbConv2d<'a> {
     pub fn window_words(&self) -> usize {
         match self.weights {
             Weights::Packed(_) => 0,
-            Weights::ByteMask(_) => byte_mask::window_words(&self.layer, self.affine),
+            Weights::ByteMask(masks) => self.masked(masks).window_words(),
         }
     }
 
@@ -182,7 +202,13 @@ impl<'a> QbConv2d<'a> {
 
     fn accumulator_at(&self, input: &[u8], y: usize, x: usize, filter: usize) -> i32 {
         let weight = |filter, tap, channel| if self.weight_is_plus(filter, tap, channel) { 1 } else { -1 };
-        reference_accumulator(&self.layer.geometry, self.affine, input, weight, (y, x, filter))
+        reference_accumulator(
+            &self.layer.geometry,
+            (self.affine, self.channel_adds),
+            input,
+            weight,
+            (y, x, filter),
+        )
     }
 
     /// Gathers each window once and takes its bytes four at a time. Weights in the canonical layout take the
@@ -205,10 +231,7 @@ impl<'a> QbConv2d<'a> {
                 let mut direct = Direct { operator: self, input, at: (0, 0) };
                 conv::convolve(&self.layer, &mut direct, output, scratch)
             }
-            Weights::ByteMask(masks) => {
-                let masked = MaskedLayer { layer: &self.layer, affine: self.affine, masks };
-                masked.convolve(input, output, window, scratch)
-            }
+            Weights::ByteMask(masks) => self.masked(masks).convolve(input, output, window, scratch),
         }
     }
 }

@@ -3,10 +3,13 @@ Convolution of 8-bit activations with 8-bit weights, to packed activations.
 
 Weights are i8 in HWC order, `[output channels][kernel height][kernel width][channels]`; the scale of a
 channel's weights belongs to its rule. [`Affine`] says what an input byte means.
+
+Real weights that 8 bits would change too much may be i16 ([`QqConv2d::new_wide`]): the first layer of a BNN is
+small, and an error there flips bits all the way down.
 */
 
 use crate::ArgumentError;
-use crate::arch::byte_dot;
+use crate::arch::{byte_dot, byte_dot_wide};
 pub use crate::bytes::Affine;
 use crate::bytes::{ByteFilters, Gathered, reference_accumulator, scratch_words};
 use crate::conv::{self, ConvLayer};
@@ -14,12 +17,20 @@ use crate::error::check_length;
 use crate::rule::{Pool, Rules};
 use crate::shape::{Conv2dGeometry, Shape};
 
+/// The weights of a [`QqConv2d`].
+#[derive(Debug, Clone, Copy)]
+enum Weights<'a> {
+    Byte(&'a [i8]),
+    Wide(&'a [i16]),
+}
+
 /// An 8-bit convolution, validated.
 #[derive(Debug, Clone, Copy)]
 pub struct QqConv2d<'a> {
     layer: ConvLayer<'a>,
     affine: Affine,
-    weights: &'a [i8],
+    channel_adds: &'a [i32],
+    weights: Weights<'a>,
 }
 
 impl<'a> QqConv2d<'a> {
@@ -36,16 +47,56 @@ impl<'a> QqConv2d<'a> {
         pool: Option<Pool<'a>>,
     ) -> Result<Self, ArgumentError> {
         check_length("weights", geometry.output().channels() * geometry.products(), weights.len())?;
-        affine.check(&geometry, 128)?;
-        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, affine, weights })
+        affine.check(&[], &geometry, 128)?;
+        let weights = Weights::Byte(weights);
+        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, affine, channel_adds: &[], weights })
     }
 
-    /// Scans the parameters: unused bits of rules and pool are 0. Lengths were checked by [`new`](Self::new);
-    /// whoever reads parameters from elsewhere (a model file) calls this once, not at every run.
+    /// As [`new`](Self::new), with 16-bit weights. That no accumulator leaves `i32` depends on their values, so
+    /// [`check_contents`](Self::check_contents) says it.
     ///
     /// # Errors
-    /// [`ArgumentError::PaddingBits`] naming the argument.
+    /// As [`new`](Self::new).
+    pub fn new_wide(
+        geometry: Conv2dGeometry,
+        affine: Affine,
+        weights: &'a [i16],
+        rules: Rules<'a>,
+        pool: Option<Pool<'a>>,
+    ) -> Result<Self, ArgumentError> {
+        check_length("weights", geometry.output().channels() * geometry.products(), weights.len())?;
+        affine.check(&[], &geometry, 1)?;
+        let weights = Weights::Wide(weights);
+        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, affine, channel_adds: &[], weights })
+    }
+
+    /// Gives each input channel an offset of its own, in place of `affine.add`, which is 0: an input byte q
+    /// of channel c means `mul * q + channel_adds[c]`. An empty slice changes nothing.
+    ///
+    /// # Errors
+    /// [`ArgumentError`] naming `channel adds` or `input add`; [`ArgumentError::Overflow`] as [`new`](Self::new).
+    pub fn with_channel_adds(self, channel_adds: &'a [i32]) -> Result<Self, ArgumentError> {
+        let weight = if matches!(self.weights, Weights::Byte(_)) { 128 } else { 1 };
+        self.affine.check(channel_adds, &self.layer.geometry, weight)?;
+        Ok(Self { channel_adds, ..self })
+    }
+
+    /// Scans the parameters: unused bits of rules and pool are 0, and 16-bit weights take no accumulator out of
+    /// `i32`. Lengths were checked by [`new`](Self::new); whoever reads parameters from elsewhere (a model file)
+    /// calls this once, not at every run.
+    ///
+    /// # Errors
+    /// [`ArgumentError::PaddingBits`] or [`ArgumentError::Overflow`] naming the argument.
     pub fn check_contents(&self) -> Result<(), ArgumentError> {
+        if let Weights::Wide(weights) = self.weights {
+            let largest = self.affine.largest(self.channel_adds);
+            for filter in weights.chunks_exact(self.layer.geometry.products()) {
+                let sum: i64 = filter.iter().map(|&w| i64::from(w).abs()).sum();
+                if sum.saturating_mul(largest) > i64::from(i32::MAX) {
+                    return Err(ArgumentError::Overflow { argument: "weights" });
+                }
+            }
+        }
         self.layer.check_contents()
     }
 
@@ -74,15 +125,29 @@ impl<'a> QqConv2d<'a> {
         self.affine.add
     }
 
-    pub(crate) fn weight(&self, filter: usize, tap: usize, channel: usize) -> i8 {
+    /// The offset of each input channel, or an empty slice.
+    pub(crate) fn channel_adds(&self) -> &'a [i32] {
+        self.channel_adds
+    }
+
+    /// Whether weights are 16-bit.
+    pub(crate) fn is_wide(&self) -> bool {
+        matches!(self.weights, Weights::Wide(_))
+    }
+
+    pub(crate) fn weight(&self, filter: usize, tap: usize, channel: usize) -> i32 {
         let geometry = &self.layer.geometry;
-        self.weights[filter * geometry.products() + tap * geometry.input().channels() + channel]
+        let at = filter * geometry.products() + tap * geometry.input().channels() + channel;
+        match self.weights {
+            Weights::Byte(weights) => i32::from(weights[at]),
+            Weights::Wide(weights) => i32::from(weights[at]),
+        }
     }
 
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see
     /// [`window_words`](Self::window_words).
     pub fn scratch_words(&self) -> usize {
-        scratch_words(&self.layer.geometry, self.affine) + self.layer.veto_words()
+        scratch_words(&self.layer.geometry, self.affine, self.channel_adds) + self.layer.veto_words()
     }
 
     /// Four-byte words of window that [`optimized`](Self::optimized) needs.
@@ -97,11 +162,10 @@ impl<'a> QqConv2d<'a> {
     pub fn reference(&self, input: &[u8], output: &mut [u32]) -> Result<(), ArgumentError> {
         let geometry = &self.layer.geometry;
         check_length("input", geometry.input().elements(), input.len())?;
-        let channels = geometry.input().channels();
-        let weight = |filter: usize, tap: usize, channel: usize| {
-            i32::from(self.weights[filter * geometry.products() + tap * channels + channel])
+        let weight = |filter, tap, channel| self.weight(filter, tap, channel);
+        let acc = |y, x, filter| {
+            reference_accumulator(geometry, (self.affine, self.channel_adds), input, weight, (y, x, filter))
         };
-        let acc = |y, x, filter| reference_accumulator(geometry, self.affine, input, weight, (y, x, filter));
         conv::reference(&self.layer, acc, output)
     }
 
@@ -121,9 +185,36 @@ impl<'a> QqConv2d<'a> {
         check_length("window", self.window_words(), window.len())?;
         check_length("scratch", self.scratch_words(), scratch.len())?;
         let (scratch, veto) = scratch.split_at_mut(self.scratch_words() - self.layer.veto_words());
-        let filters = ByteWeights { weights: self.weights, products: geometry.products() };
-        let mut gathered = Gathered::new(geometry, self.affine, filters, input, window, scratch);
-        conv::convolve(&self.layer, &mut gathered, output, veto)
+        let (products, meaning) = (geometry.products(), (self.affine, self.channel_adds));
+        match self.weights {
+            Weights::Byte(weights) => {
+                let filters = ByteWeights { weights, products };
+                let mut gathered = Gathered::new(geometry, meaning, filters, input, window, scratch);
+                conv::convolve(&self.layer, &mut gathered, output, veto)
+            }
+            Weights::Wide(weights) => {
+                let filters = WideWeights { weights, products };
+                let mut gathered = Gathered::new(geometry, meaning, filters, input, window, scratch);
+                conv::convolve(&self.layer, &mut gathered, output, veto)
+            }
+        }
+    }
+}
+
+struct WideWeights<'a> {
+    weights: &'a [i16],
+    products: usize,
+}
+
+impl ByteFilters for WideWeights<'_> {
+    #[inline(always)]
+    fn dot(&self, filter: usize, window: &[[u8; 4]]) -> i32 {
+        let weights = &self.weights[filter * self.products..(filter + 1) * self.products];
+        byte_dot_wide(window.as_flattened(), weights)
+    }
+
+    fn bias(&self, _filter: usize) -> i32 {
+        0
     }
 }
 

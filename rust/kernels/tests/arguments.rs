@@ -11,6 +11,7 @@ use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
 use cbin_nn_kernels::bbqfc::{BbqFc, MAX_SHIFT, Requantization};
 use cbin_nn_kernels::bits::{check_padding_bits, pack, unpack};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::bqqfc::BqqFc;
 use cbin_nn_kernels::lanes::{from_lanes, to_lanes};
 use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
 use cbin_nn_kernels::qqconv2d::QqConv2d;
@@ -41,6 +42,7 @@ fn rules() -> Rules<'static> {
 }
 
 const AFFINE: Affine = Affine { mul: 2, add: -255 };
+const NO_ADD: Affine = Affine { mul: 2, add: 0 };
 
 #[test]
 fn every_error_names_its_argument_and_says_what_to_do() {
@@ -241,6 +243,14 @@ fn weights_and_what_is_an_operators_own() {
         ("from_lanes, from", from_lanes(&shape, &to[1..], &mut back), length("lanes", 31, 30)),
         ("from_lanes, to", from_lanes(&shape, &to, &mut back[1..]), length("packed", 45, 44)),
     ]);
+    let wide = |affine, weights, adds| {
+        QqConv2d::new_wide(conv, affine, weights, rules(), None)?.with_channel_adds(adds)?.check_contents()
+    };
+    let qb_adds = |adds| {
+        QbConv2d::new(conv, NO_ADD, Weights::Packed(&[0; 45]), rules(), None)?
+            .with_channel_adds(adds)?
+            .check_contents()
+    };
     let bb = |weights| {
         BbConv2d::new(conv, Padding::Zero, bbconv2d::Weights::Packed(weights), rules(), None)?
             .check_contents()
@@ -285,6 +295,16 @@ fn weights_and_what_is_an_operators_own() {
             qq(Affine { mul: i32::MAX / 255, add: 0 }, &[0; 135]),
             Overflow { argument: "input meaning" },
         ),
+        ("qqconv2d, wide", wide(AFFINE, &[0; 134], &[]), length("weights", 135, 134)),
+        // 27 products of 765 and 1 << 15 fit; of 27 * (255 * 100 + 255) they don't.
+        (
+            "qqconv2d, wide sums",
+            wide(Affine { mul: 101, add: 0 }, &[i16::MIN; 135], &[]),
+            Overflow { argument: "weights" },
+        ),
+        ("channel adds", wide(NO_ADD, &[0; 135], &[0; 4]), length("channel adds", 3, 4)),
+        ("channel adds and add", wide(AFFINE, &[0; 135], &[0; 3]), Value { argument: "input add" }),
+        ("channel adds, sums", qb_adds(&[0, i32::MAX / 27, 0]), Overflow { argument: "input meaning" }),
         ("qqconv2d, mul", qq(Affine { mul: -1, add: 0 }, &[0; 135]), Value { argument: "input mul" }),
         ("bbconv2d", bb(&[0; 46]), length("weights", 45, 46)),
         ("bbconv2d, lanes", lanes(0, 0, 30), length("weights", 31, 30)),
@@ -313,6 +333,11 @@ fn pools_and_dense_layers() {
         let dense = Dense::new(shape, 5, &[0; 20])?;
         BbqFc::new(dense, Requantization::new(mul, add, knee, shift)?)?.check_contents()
     };
+    let bqq = |weights: &[i8], mul: &[i64]| {
+        BqqFc::new(shape, 5, weights, Requantization::new(mul, mul, &[], 0)?)?.check_contents()
+    };
+    // 12 weights of 128 each: |acc| <= 1536.
+    assert_eq!(bqq(&[i8::MIN; 60], &[((1 << 62) - 1) / 1537; 5]), Ok(()));
     let per_pixel = Rules::new(Grid::Conv, 5, &[0; 10], &[0; 10], &[0; 2]).unwrap();
     let dirty = Rules::new(Grid::Channel, 5, &[0; 5], &[0; 5], &[32]).unwrap();
     // |acc| <= 12, so this is one below 2^62, and exactly 2^62.
@@ -341,6 +366,20 @@ fn pools_and_dense_layers() {
             "bbqfc, sums",
             q(&[((1 << 62) - 1) / 12; 5], &[below + 1; 5], &[], 62),
             Overflow { argument: "mul" },
+        ),
+        ("bqqfc", bqq(&[0; 59], &[0; 5]), length("weights", 60, 59)),
+        ("bqqfc, units", bqq(&[0; 60], &[0; 6]), length("mul", 5, 6)),
+        ("bqqfc, sums", bqq(&[i8::MIN; 60], &[(1 << 62) / 1536; 5]), Overflow { argument: "mul" }),
+        (
+            "bqqfc, features",
+            BqqFc::new(
+                Shape::new(512, 512, 256).unwrap(),
+                1,
+                &[0; MAX_ELEMENTS],
+                Requantization::new(&[0], &[0], &[], 0).unwrap(),
+            )
+            .map(drop),
+            Overflow { argument: "weights" },
         ),
         (
             "bbqfc, the largest",

@@ -11,6 +11,7 @@ use cbin_nn_kernels::bbqfc::{BbqFc, Output, Requantization};
 use cbin_nn_kernels::bits::{check_padding_bits, lane_mask, words_for};
 use cbin_nn_kernels::blocks::{BlockLayer, BlockPlan, LANES, Layer, Line};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::bqqfc::BqqFc;
 use cbin_nn_kernels::lanes::{from_lanes, to_lanes};
 use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
 use cbin_nn_kernels::qqconv2d::QqConv2d;
@@ -82,6 +83,14 @@ fn blocks_agree(layer: Layer<'_, '_>, input: &[u8], expected: &[u32]) -> Result<
 /// The channel counts that find mistakes: below, at and above a word.
 fn channels() -> impl Strategy<Value = usize> {
     prop::sample::select(vec![1, 3, 8, 16, 24, 31, 32, 33, 40, 64, 65])
+}
+
+/// Half the time no offsets, else one for each of `channels`, none beyond `|add|`.
+fn channel_adds(rng: &mut TestRng, channels: usize, add: i32) -> Vec<i32> {
+    if rng.next_u32().is_multiple_of(2) {
+        return Vec::new();
+    }
+    (0..channels).map(|_| rng.next_u32() as i32 % (add.abs() + 1)).collect()
 }
 
 fn window(largest: usize) -> impl Strategy<Value = Window> {
@@ -244,9 +253,12 @@ proptest! {
         let weights = packed(&mut rng, output * window.taps(), input);
         let mut masks = vec![0; output * Weights::byte_mask_words(&geometry)];
         to_byte_mask(&geometry, &weights, &mut masks).unwrap();
+        let adds = channel_adds(&mut rng, input, add);
+        let affine = Affine { mul, add: if adds.is_empty() { add } else { 0 } };
         let build = |weights| {
             let pool = tail.pool(geometry.output());
-            QbConv2d::new(geometry, Affine { mul, add }, weights, tail.rules.view(), pool).unwrap()
+            let operator = QbConv2d::new(geometry, affine, weights, tail.rules.view(), pool).unwrap();
+            operator.with_channel_adds(&adds).unwrap()
         };
         let (canonical, masked) = (build(Weights::Packed(&weights)), build(Weights::ByteMask(&masks)));
         canonical.check_contents().unwrap();
@@ -262,10 +274,13 @@ proptest! {
             "packed" => |out: &mut Vec<u32>| canonical.optimized(&image, out, &mut bytes2, &mut scratch2),
             "byte masks" => |out: &mut Vec<u32>| masked.optimized(&image, out, &mut bytes, &mut scratch),
         );
-        blocks_agree(Layer::QbConv2d(&canonical), &image, &expected)?;
         // Under Miri, which takes minutes, one layout and one family on bytes: the loops are the same.
-        if !cfg!(miri) {
-            blocks_agree(Layer::QbConv2d(&masked), &image, &expected)?;
+        let layers = [Layer::QbConv2d(&canonical), Layer::QbConv2d(&masked)];
+        for &layer in &layers[..if cfg!(miri) { 1 } else { 2 }] {
+            match adds.is_empty() {
+                true => blocks_agree(layer, &image, &expected)?,
+                false => prop_assert!(BlockPlan::new(layer).is_none()),
+            }
         }
     }
 
@@ -285,18 +300,41 @@ proptest! {
         let Some(tail) = OwnedTail::random(&mut rng, &geometry, pool, spread) else { return Ok(()) };
         let weights: Vec<i8> = (0..output * geometry.products()).map(|_| rng.next_u32() as i8).collect();
         let pool = tail.pool(geometry.output());
-        let operator =
-            QqConv2d::new(geometry, Affine { mul, add }, &weights, tail.rules.view(), pool).unwrap();
+        let adds = channel_adds(&mut rng, input, add);
+        let affine = Affine { mul, add: if adds.is_empty() { add } else { 0 } };
+        let operator = QqConv2d::new(geometry, affine, &weights, tail.rules.view(), pool).unwrap();
+        let operator = operator.with_channel_adds(&adds).unwrap();
         operator.check_contents().unwrap();
+        // The same weights in 16 bits, and others that 8 bits can't hold.
+        let same: Vec<i16> = weights.iter().map(|&w| w.into()).collect();
+        let wide: Vec<i16> = weights.iter().map(|&w| i16::from(w) * 7 + 1).collect();
+        let of = |weights| {
+            let operator = QqConv2d::new_wide(geometry, affine, weights, tail.rules.view(), pool).unwrap();
+            operator.with_channel_adds(&adds).unwrap()
+        };
+        let (same, wide) = (of(&same), of(&wide));
+        same.check_contents().unwrap();
         let image: Vec<u8> = (0..shape.elements()).map(|_| rng.next_u32() as u8).collect();
         let mut bytes = vec![[0xA5; 4]; operator.window_words()];
         let mut scratch = vec![0xA5A5_A5A5; operator.scratch_words()];
+        let (mut bytes2, mut scratch2) = (bytes.clone(), scratch.clone());
         let expected = variants_agree!(operator.output().words(), output,
             "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
             "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut bytes, &mut scratch),
+            "reference, 16-bit weights" => |out: &mut Vec<u32>| same.reference(&image, out),
+            "16-bit weights" => |out: &mut Vec<u32>| same.optimized(&image, out, &mut bytes2, &mut scratch2),
         );
-        if !cfg!(miri) {
-            blocks_agree(Layer::QqConv2d(&operator), &image, &expected)?;
+        match adds.is_empty() {
+            true if cfg!(miri) => {}
+            true => blocks_agree(Layer::QqConv2d(&operator), &image, &expected)?,
+            false => prop_assert!(BlockPlan::new(Layer::QqConv2d(&operator)).is_none()),
+        }
+        prop_assert!(BlockPlan::new(Layer::QqConv2d(&same)).is_none());
+        if wide.check_contents().is_ok() {
+            variants_agree!(wide.output().words(), output,
+                "reference" => |out: &mut Vec<u32>| wide.reference(&image, out),
+                "optimized" => |out: &mut Vec<u32>| wide.optimized(&image, out, &mut bytes, &mut scratch),
+            );
         }
     }
 
@@ -425,6 +463,37 @@ proptest! {
                 operator.requantize(&lines, &mut outputs[1]).unwrap();
                 prop_assert_eq!(&outputs[0], &outputs[1], "{} differs from the reference", simd.name());
             }
+            Ok(())
+        }
+        both::<i8>(&operator, &image)?;
+        both::<i16>(&operator, &image)?;
+        both::<i32>(&operator, &image)?;
+    }
+
+    #[test]
+    fn bqqfc(
+        (height, width, channels, units) in (1..5usize, 1..5usize, channels(), 1..12usize),
+        (shift, has_knee) in (0..40u32, any::<bool>()),
+        mut rng in any::<u64>().prop_perturb(|_, rng| rng),
+    ) {
+        let shape = Shape::new(height, width, channels).unwrap();
+        let mut values = |n| (0..n).map(|_| i64::from(rng.next_u32() as i32) >> (31 - shift.min(31))).collect::<Vec<_>>();
+        let rows = if has_knee { 2 * units } else { units };
+        let (mul, add) = (values(rows), values(rows));
+        let knee: Vec<i32> = (0..if has_knee { units } else { 0 }).map(|_| rng.next_u32() as i16 as i32).collect();
+        let requantization = Requantization::new(&mul, &add, &knee, shift).unwrap();
+        let weights: Vec<i8> = (0..units * shape.elements()).map(|_| rng.next_u32() as i8).collect();
+        let operator = BqqFc::new(shape, units, &weights, requantization).unwrap();
+        operator.check_contents().unwrap();
+        let image = packed(&mut rng, shape.pixels(), channels);
+        fn both<T: Output + Default + PartialEq + std::fmt::Debug>(
+            operator: &BqqFc<'_>,
+            image: &[u32],
+        ) -> Result<(), TestCaseError> {
+            let mut outputs = [vec![T::default(); operator.units()], vec![T::default(); operator.units()]];
+            operator.reference(image, &mut outputs[0]).unwrap();
+            operator.optimized(image, &mut outputs[1]).unwrap();
+            prop_assert_eq!(&outputs[0], &outputs[1]);
             Ok(())
         }
         both::<i8>(&operator, &image)?;

@@ -99,7 +99,7 @@ pub struct OperatorRecord {
     pub input_mul: i32,
     /// See `input_mul`.
     pub input_add: i32,
-    /// `bbqfc`: the requantization's shift.
+    /// `bbqfc` and `bqqfc`: the requantization's shift.
     pub shift: u32,
     /// [`Grid`] of the rules: 0 channel, 1 convolution plane, 2 output plane.
     pub rule_grid: u8,
@@ -111,8 +111,11 @@ pub struct OperatorRecord {
     pub scratch_offset: u32,
     /// Bytes of scratch.
     pub scratch_bytes: u32,
+    /// `qbconv2d` and `qqconv2d`: constant tensor with an offset for each input channel, in place of
+    /// `input_add`; 0 (which is the input, and no constant) where there is none.
+    pub channel_adds: u32,
     /// 0.
-    pub reserved2: [u32; 3],
+    pub reserved2: [u32; 2],
 }
 
 /// A [`Window`] in 16-bit fields.
@@ -138,8 +141,13 @@ impl Kind {
             | Self::BbConv2d
             | Self::BbPointwiseConv2d
             | Self::BbDepthwiseConv2d => true,
-            Self::BMaxPool2d | Self::BbFc | Self::BbqFc => false,
+            Self::BMaxPool2d | Self::BbFc | Self::BbqFc | Self::BqqFc => false,
         }
+    }
+
+    /// Whether the operator is fully connected to integers: weights and a requantization.
+    pub fn is_head(self) -> bool {
+        matches!(self, Self::BbqFc | Self::BqqFc)
     }
 
     /// Whether the operator reads 8-bit input.
@@ -249,6 +257,8 @@ codes! {
         BbqFc = 7 "bbqfc",
         /// Packed input, 1-bit weights, one filter a channel, packed output.
         BbDepthwiseConv2d = 8 "bbdepthwiseconv2d",
+        /// Fully connected, packed input, 8-bit weights, to integers.
+        BqqFc = 9 "bqqfc",
     }
 }
 

@@ -211,7 +211,7 @@ fn block_layer<'o, 'a>(operator: &'o Operator<'a>) -> Option<Layer<'o, 'a>> {
         Operator::BbFc(operator, _) => Some(Layer::BbFc(operator)),
         Operator::BbqFc(operator, ..) => Some(Layer::BbqFc(operator)),
         Operator::BbDepthwiseConv2d(operator) => Some(Layer::BbDepthwiseConv2d(operator)),
-        Operator::BMaxPool2d(_) => None,
+        Operator::BMaxPool2d(_) | Operator::BqqFc(_) => None,
     }
 }
 

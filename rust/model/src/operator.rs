@@ -7,6 +7,7 @@ use cbin_nn_kernels::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
 use cbin_nn_kernels::bbqfc::{BbqFc, Requantization};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::bqqfc::BqqFc;
 use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights};
 use cbin_nn_kernels::qqconv2d::QqConv2d;
 use cbin_nn_kernels::rule::{Grid, Pool, Rules};
@@ -28,7 +29,7 @@ pub(crate) mod slot {
     pub(crate) const INVERT: usize = 7;
     /// `bmaxpool2d`.
     pub(crate) const USE_AND: usize = 0;
-    /// `bbqfc`.
+    /// `bbqfc` and `bqqfc`.
     pub(crate) const MUL: usize = 1;
     pub(crate) const ADD: usize = 2;
     pub(crate) const KNEE: usize = 3;
@@ -54,6 +55,8 @@ pub enum Operator<'a> {
     BbFc(BbFc<'a>, u64),
     /// Fully connected to integers.
     BbqFc(BbqFc<'a>, Shape, u64),
+    /// Fully connected to integers, 8-bit weights.
+    BqqFc(BqqFc<'a>),
 }
 
 /// The parts of a model that one operator's parser needs.
@@ -89,28 +92,17 @@ impl<'a> Operator<'a> {
             }
             Kind::BbqFc => {
                 let (dense, macs) = parser.dense(input)?;
-                let units = dense.units() as u32;
-                let knee: &[i32] = match parser.optional(slot::KNEE, "knee")? {
-                    Some(knee) if knee.shape == [1, 1, 1, units] => {
-                        parser.canonical(&knee, DType::I32, "knee")?
-                    }
-                    Some(_) => return Err(parser.wrong("knee")),
-                    None => &[],
-                };
-                let rows = if knee.is_empty() { 1 } else { 2 };
-                let factor = |slot, name| {
-                    let tensor = parser.constant(slot, name)?;
-                    if tensor.shape != [1, 1, rows, units] {
-                        return Err(parser.wrong(name));
-                    }
-                    parser.canonical::<i64>(&tensor, DType::I64, name)
-                };
-                let (mul, add) = (factor(slot::MUL, "mul")?, factor(slot::ADD, "add")?);
-                let requantization =
-                    Requantization::new(mul, add, knee, record.shift).map_err(|e| parser.argument(e))?;
+                let requantization = parser.requantization(dense.units())?;
                 let output = *dense.output();
                 let operator = BbqFc::new(dense, requantization).map_err(|e| parser.argument(e))?;
                 Ok(Self::BbqFc(operator, output, macs))
+            }
+            Kind::BqqFc => {
+                let (units, tensor) = parser.dense_weights(&input)?;
+                let weights = parser.canonical(&tensor, DType::I8, "weights")?;
+                let requantization = parser.requantization(units)?;
+                let operator = BqqFc::new(input, units, weights, requantization);
+                Ok(Self::BqqFc(operator.map_err(|e| parser.argument(e))?))
             }
         }
     }
@@ -126,6 +118,7 @@ impl<'a> Operator<'a> {
             Self::BMaxPool2d(..) => Kind::BMaxPool2d,
             Self::BbFc(..) => Kind::BbFc,
             Self::BbqFc(..) => Kind::BbqFc,
+            Self::BqqFc(..) => Kind::BqqFc,
         }
     }
 
@@ -140,6 +133,7 @@ impl<'a> Operator<'a> {
             Self::BMaxPool2d(operator) => operator.output(),
             Self::BbFc(operator, _) => operator.output(),
             Self::BbqFc(_, output, _) => output,
+            Self::BqqFc(operator) => operator.output(),
         }
     }
 
@@ -153,6 +147,7 @@ impl<'a> Operator<'a> {
             Self::BbDepthwiseConv2d(operator) => operator.macs(),
             Self::BMaxPool2d(_) => 0,
             Self::BbFc(_, macs) | Self::BbqFc(_, _, macs) => *macs,
+            Self::BqqFc(operator) => operator.units() as u64 * operator.features() as u64,
         }
     }
 
@@ -164,7 +159,7 @@ impl<'a> Operator<'a> {
             Self::BbConv2d(operator, _) => operator.has_pool(),
             Self::BbPointwiseConv2d(operator, _) => operator.has_pool(),
             Self::BbDepthwiseConv2d(operator) => operator.has_pool(),
-            Self::BMaxPool2d(_) | Self::BbFc(..) | Self::BbqFc(..) => false,
+            Self::BMaxPool2d(_) | Self::BbFc(..) | Self::BbqFc(..) | Self::BqqFc(_) => false,
         }
     }
 
@@ -176,14 +171,14 @@ impl<'a> Operator<'a> {
             Self::BbConv2d(operator, _) => 4 * (operator.list_words() + operator.scratch_words()),
             Self::BbPointwiseConv2d(operator, _) => 4 * operator.scratch_words(),
             Self::BbDepthwiseConv2d(operator) => 4 * operator.scratch_words(),
-            Self::BMaxPool2d(_) | Self::BbFc(..) | Self::BbqFc(..) => 0,
+            Self::BMaxPool2d(_) | Self::BbFc(..) | Self::BbqFc(..) | Self::BqqFc(_) => 0,
         }
     }
 
     /// Whether the operator writes elements of `dtype`.
     pub fn writes(&self, dtype: DType) -> bool {
         match self {
-            Self::BbqFc(..) => matches!(dtype, DType::I8 | DType::I16 | DType::I32),
+            Self::BbqFc(..) | Self::BqqFc(_) => matches!(dtype, DType::I8 | DType::I16 | DType::I32),
             _ => dtype == DType::Bits,
         }
     }
@@ -199,6 +194,7 @@ impl<'a> Operator<'a> {
             Self::BMaxPool2d(operator) => operator.check_contents(),
             Self::BbFc(operator, _) => operator.check_contents(),
             Self::BbqFc(operator, ..) => operator.check_contents(),
+            Self::BqqFc(operator) => operator.check_contents(),
         }
     }
 
@@ -241,6 +237,12 @@ impl<'a> Operator<'a> {
                 DType::I32 => operator.optimized::<i32>(words(input)?, elements(output)?).ok(),
                 _ => None,
             },
+            Self::BqqFc(operator) => match dtype {
+                DType::I8 => operator.optimized::<i8>(words(input)?, elements(output)?).ok(),
+                DType::I16 => operator.optimized::<i16>(words(input)?, elements(output)?).ok(),
+                DType::I32 => operator.optimized::<i32>(words(input)?, elements(output)?).ok(),
+                _ => None,
+            },
         }
     }
 }
@@ -258,6 +260,12 @@ impl Operator<'_> {
             Self::BMaxPool2d(operator) => operator.reference(words(input)?, elements(output)?).ok(),
             Self::BbFc(operator, _) => operator.reference(words(input)?, elements(output)?).ok(),
             Self::BbqFc(operator, ..) => match dtype {
+                DType::I8 => operator.reference::<i8>(words(input)?, elements(output)?).ok(),
+                DType::I16 => operator.reference::<i16>(words(input)?, elements(output)?).ok(),
+                DType::I32 => operator.reference::<i32>(words(input)?, elements(output)?).ok(),
+                _ => None,
+            },
+            Self::BqqFc(operator) => match dtype {
                 DType::I8 => operator.reference::<i8>(words(input)?, elements(output)?).ok(),
                 DType::I16 => operator.reference::<i16>(words(input)?, elements(output)?).ok(),
                 DType::I32 => operator.reference::<i32>(words(input)?, elements(output)?).ok(),
@@ -295,6 +303,7 @@ impl<'a> Parser<'_, 'a> {
         let affine = Affine { mul: record.input_mul, add: record.input_add };
         let one = record.flags & FLAG_ONE_PADDING != 0;
         let padding = if one { Padding::One } else { Padding::Zero };
+        let adds = if kind.reads_bytes() { self.channel_adds(input.channels())? } else { &[] };
         let operator = match kind {
             Kind::QbConv2d => {
                 let words = self.elements(&weights, DType::Bits, "weights")?;
@@ -303,11 +312,19 @@ impl<'a> Parser<'_, 'a> {
                     Layout::Canonical => Weights::Packed(words),
                     Layout::Lanes => return Err(self.wrong("weights")),
                 };
-                QbConv2d::new(geometry, affine, weights, rules, pool).map(|o| Operator::QbConv2d(o, geometry))
+                QbConv2d::new(geometry, affine, weights, rules, pool)
+                    .and_then(|o| o.with_channel_adds(adds))
+                    .map(|o| Operator::QbConv2d(o, geometry))
             }
             Kind::QqConv2d => {
-                let weights = self.canonical(&weights, DType::I8, "weights")?;
-                QqConv2d::new(geometry, affine, weights, rules, pool).map(|o| Operator::QqConv2d(o, geometry))
+                let built = if weights.dtype == DType::I16 {
+                    let weights = self.canonical(&weights, DType::I16, "weights")?;
+                    QqConv2d::new_wide(geometry, affine, weights, rules, pool)
+                } else {
+                    let weights = self.canonical(&weights, DType::I8, "weights")?;
+                    QqConv2d::new(geometry, affine, weights, rules, pool)
+                };
+                built.and_then(|o| o.with_channel_adds(adds)).map(|o| Operator::QqConv2d(o, geometry))
             }
             Kind::BbPointwiseConv2d => {
                 let words = self.canonical(&weights, DType::Bits, "weights")?;
@@ -339,7 +356,7 @@ impl<'a> Parser<'_, 'a> {
         let padded = matches!(kind, Kind::BbConv2d | Kind::BbDepthwiseConv2d);
         let used = match kind {
             Kind::BMaxPool2d => 1,
-            Kind::BbFc | Kind::BbqFc => 4,
+            Kind::BbFc | Kind::BbqFc | Kind::BqqFc => 4,
             _ => CONSTANTS,
         };
         let none = WindowRecord::default_zero();
@@ -347,14 +364,15 @@ impl<'a> Parser<'_, 'a> {
             ("flags", !padded && record.flags != 0 || record.flags & !FLAG_ONE_PADDING != 0),
             ("inputs", record.inputs[1] != NONE),
             ("constants", record.constants[used..].iter().any(|&t| t != NONE)),
-            ("window", matches!(kind, Kind::BbFc | Kind::BbqFc) && record.window != none),
+            ("window", (kind == Kind::BbFc || kind.is_head()) && record.window != none),
             ("pool", !convolution && record.pool != none),
             ("input_mul", !kind.reads_bytes() && record.input_mul != 0),
             ("input_add", !kind.reads_bytes() && record.input_add != 0),
-            ("shift", kind != Kind::BbqFc && record.shift != 0),
+            ("channel_adds", !kind.reads_bytes() && record.channel_adds != 0),
+            ("shift", !kind.is_head() && record.shift != 0),
             ("rule_grid", !convolution && record.rule_grid != 0),
             ("veto_grid", !convolution && record.veto_grid != 0),
-            ("reserved", record.reserved != [0; 2] || record.reserved2 != [0; 3]),
+            ("reserved", record.reserved != [0; 2] || record.reserved2 != [0; 2]),
         ];
         match table.iter().find(|(_, wrong)| *wrong) {
             Some((field, _)) => Err(self.wrong(field)),
@@ -503,13 +521,55 @@ impl<'a> Parser<'_, 'a> {
         Ok((rules, Some(pool)))
     }
 
-    /// Fully connected weights of shape `[units, H, W, C]`, and the multiply-accumulates.
-    fn dense(&self, input: Shape) -> Result<(Dense<'a>, u64), FormatError> {
+    /// The offset of each input channel, or an empty slice where the record has none.
+    fn channel_adds(&self, channels: usize) -> Result<&'a [i32], FormatError> {
+        let at = self.record.channel_adds as usize;
+        if at == 0 {
+            return Ok(&[]);
+        }
+        if at >= self.model.tensor_count() {
+            return Err(self.wrong("channel_adds"));
+        }
+        let tensor = self.model.tensor_at(at);
+        if tensor.place != Place::Data || tensor.shape != [1, 1, 1, channels as u32] {
+            return Err(self.wrong("channel_adds"));
+        }
+        self.canonical(&tensor, DType::I32, "channel_adds")
+    }
+
+    /// The fixed-point function of each unit of a head.
+    fn requantization(&self, units: usize) -> Result<Requantization<'a>, FormatError> {
+        let units = units as u32;
+        let knee: &[i32] = match self.optional(slot::KNEE, "knee")? {
+            Some(knee) if knee.shape == [1, 1, 1, units] => self.canonical(&knee, DType::I32, "knee")?,
+            Some(_) => return Err(self.wrong("knee")),
+            None => &[],
+        };
+        let rows = if knee.is_empty() { 1 } else { 2 };
+        let factor = |slot, name| {
+            let tensor = self.constant(slot, name)?;
+            if tensor.shape != [1, 1, rows, units] {
+                return Err(self.wrong(name));
+            }
+            self.canonical::<i64>(&tensor, DType::I64, name)
+        };
+        let (mul, add) = (factor(slot::MUL, "mul")?, factor(slot::ADD, "add")?);
+        Requantization::new(mul, add, knee, self.record.shift).map_err(|e| self.argument(e))
+    }
+
+    /// Fully connected weights of shape `[units, H, W, C]`, and the units.
+    fn dense_weights(&self, input: &Shape) -> Result<(usize, Tensor<'a>), FormatError> {
         let tensor = self.constant(slot::WEIGHTS, "weights")?;
         let [units, height, width, channels] = tensor.shape.map(|d| d as usize);
         if [height, width, channels] != [input.height(), input.width(), input.channels()] {
             return Err(self.wrong("weights"));
         }
+        Ok((units, tensor))
+    }
+
+    /// Packed fully connected weights, and the multiply-accumulates.
+    fn dense(&self, input: Shape) -> Result<(Dense<'a>, u64), FormatError> {
+        let (units, tensor) = self.dense_weights(&input)?;
         let words = self.canonical(&tensor, DType::Bits, "weights")?;
         let dense = Dense::new(input, units, words).map_err(|e| self.argument(e))?;
         Ok((dense, units as u64 * dense.features() as u64))

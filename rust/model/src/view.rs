@@ -7,7 +7,7 @@ use crate::format::{
     ALIGNMENT, CRC, CRC_FROM, DType, FLAG_FLOAT_OUTPUT, Header, Kind, Layout, MAGIC, MAX_ARENA,
     MAX_OPERATORS, MAX_TENSORS, OperatorRecord, Place, Span, TensorRecord, VERSION, align, storage_bytes,
 };
-use crate::operator::Operator;
+use crate::operator::{Operator, slot};
 use cbin_nn_kernels::shape::Shape;
 
 /// A model: a checked view over the bytes of a `.cbn` file.
@@ -448,12 +448,25 @@ impl<'a> Model<'a> {
 
     /// Bytes of the constants that operator `index` refers to.
     pub fn constant_bytes(&self, index: usize) -> usize {
-        let constants = self.operators.get(index).map_or(&[][..], |record| &record.constants[..]);
-        constants
+        let Some(record) = self.operators.get(index) else { return 0 };
+        let adds = (record.channel_adds != 0).then_some(&record.channel_adds);
+        record
+            .constants
             .iter()
+            .chain(adds)
             .filter(|&&t| (t as usize) < self.tensors.len())
             .map(|&t| self.tensor_at(t as usize).bytes)
             .sum()
+    }
+
+    /// The weights of operator `index`; `None` for one that has none, such as a pool of bits.
+    pub fn weights(&self, index: usize) -> Option<Tensor<'a>> {
+        let record = self.operators.get(index)?;
+        if Kind::from_code(record.kind)? == Kind::BMaxPool2d {
+            return None;
+        }
+        let at = record.constants[slot::WEIGHTS] as usize;
+        (at < self.tensors.len()).then(|| self.tensor_at(at))
     }
 
     /// Kind of operator `index`, where the record names a known one.

@@ -19,6 +19,7 @@ use cbin_nn_kernels::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
 use cbin_nn_kernels::bbqfc::{BbqFc, Requantization};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::bqqfc::BqqFc;
 use cbin_nn_kernels::lanes::to_lanes;
 use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
 use cbin_nn_kernels::qqconv2d::QqConv2d;
@@ -127,6 +128,8 @@ pub enum OperatorSpec {
         window: Window,
         /// Integer meaning of the input bytes.
         affine: Affine,
+        /// Empty, or an offset for each input channel in place of `affine.add`.
+        channel_adds: Vec<i32>,
         /// Layout of the weights in the file.
         layout: Layout,
         /// Rules.
@@ -137,13 +140,15 @@ pub enum OperatorSpec {
     /// 8-bit input, 8-bit weights.
     QqConv2d {
         /// `[filters][taps][channels]`.
-        weights: Vec<i8>,
+        weights: ByteWeights,
         /// Output channels.
         filters: usize,
         /// Kernel window.
         window: Window,
         /// Integer meaning of the input bytes.
         affine: Affine,
+        /// Empty, or an offset for each input channel in place of `affine.add`.
+        channel_adds: Vec<i32>,
         /// Rules.
         rules: RulesSpec,
         /// Fused pool.
@@ -228,6 +233,25 @@ pub enum OperatorSpec {
         /// One output step in the source network's units.
         scale: f64,
     },
+    /// Fully connected to integers, 8-bit weights.
+    BqqFc {
+        /// `[units][features]`.
+        weights: Vec<i8>,
+        /// Units.
+        units: usize,
+        /// As in [`BbqFc`](Self::BbqFc).
+        mul: Vec<i64>,
+        /// As `mul`.
+        add: Vec<i64>,
+        /// Empty, or one value a unit.
+        knee: Vec<i32>,
+        /// Right shift.
+        shift: u32,
+        /// `I8`, `I16` or `I32`.
+        dtype: DType,
+        /// One output step in the source network's units.
+        scale: f64,
+    },
 }
 
 struct Activation {
@@ -249,6 +273,15 @@ struct Draft {
     name: String,
     record: OperatorRecord,
     scratch_bytes: usize,
+}
+
+/// The weights of a `qqconv2d`.
+#[derive(Debug, Clone)]
+pub enum ByteWeights {
+    /// 8-bit.
+    I8(Vec<i8>),
+    /// 16-bit, where 8 would change real weights too much.
+    I16(Vec<i16>),
 }
 
 /// A model being built, operator by operator, in execution order.
@@ -322,13 +355,23 @@ impl Builder {
         let mut record = OperatorRecord {
             inputs: [input.0, NONE],
             constants: [NONE; CONSTANTS],
+            channel_adds: NONE,
             ..OperatorRecord::zeroed()
         };
         let (mut dtype, mut scale) = (DType::Bits, 1.0);
         // Each arm builds the kernel's own operator, which derives the output's shape and the scratch, and
         // finds what does not fit; then it stores the parameters.
         let (output, scratch_bytes) = match &spec {
-            OperatorSpec::QbConv2d { weights, filters, window, affine, layout, rules, pool } => {
+            OperatorSpec::QbConv2d {
+                weights,
+                filters,
+                window,
+                affine,
+                channel_adds,
+                layout,
+                rules,
+                pool,
+            } => {
                 record.kind = Kind::QbConv2d.code();
                 record.window = window_record(*window)?;
                 (record.input_mul, record.input_add) = (affine.mul, affine.add);
@@ -348,8 +391,10 @@ impl Builder {
                 };
                 let (rules_view, pool_view) =
                     tail_views(&geometry, rules, pool.as_ref()).map_err(argument)?;
-                let kernel =
-                    QbConv2d::new(geometry, *affine, view, rules_view, pool_view).map_err(argument)?;
+                let kernel = QbConv2d::new(geometry, *affine, view, rules_view, pool_view)
+                    .and_then(|kernel| kernel.with_channel_adds(channel_adds))
+                    .map_err(argument)?;
+                self.channel_adds(name, &mut record, channel_adds)?;
                 let shape = filter_shape(&geometry);
                 record.constants[slot::WEIGHTS] = self.constant(
                     name,
@@ -387,18 +432,25 @@ impl Builder {
                 self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::BbConv2d(kernel, geometry))
             }
-            OperatorSpec::QqConv2d { weights, filters, window, affine, rules, pool } => {
+            OperatorSpec::QqConv2d { weights, filters, window, affine, channel_adds, rules, pool } => {
                 record.kind = Kind::QqConv2d.code();
                 record.window = window_record(*window)?;
                 (record.input_mul, record.input_add) = (affine.mul, affine.add);
                 let geometry = Conv2dGeometry::new(source, *window, *filters).map_err(argument)?;
                 let (rules_view, pool_view) =
                     tail_views(&geometry, rules, pool.as_ref()).map_err(argument)?;
+                let kernel = match weights {
+                    ByteWeights::I8(w) => QqConv2d::new(geometry, *affine, w, rules_view, pool_view),
+                    ByteWeights::I16(w) => QqConv2d::new_wide(geometry, *affine, w, rules_view, pool_view),
+                };
                 let kernel =
-                    QqConv2d::new(geometry, *affine, weights, rules_view, pool_view).map_err(argument)?;
+                    kernel.and_then(|kernel| kernel.with_channel_adds(channel_adds)).map_err(argument)?;
+                self.channel_adds(name, &mut record, channel_adds)?;
                 let shape = filter_shape(&geometry);
-                record.constants[slot::WEIGHTS] =
-                    self.canonical(name, "weights", DType::I8, shape, weights)?;
+                record.constants[slot::WEIGHTS] = match weights {
+                    ByteWeights::I8(w) => self.canonical(name, "weights", DType::I8, shape, w)?,
+                    ByteWeights::I16(w) => self.canonical(name, "weights", DType::I16, shape, w)?,
+                };
                 self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::QqConv2d(kernel, geometry))
             }
@@ -470,21 +522,69 @@ impl Builder {
                 let kernel = BbqFc::new(dense, requantization).map_err(argument)?;
                 record.constants[slot::WEIGHTS] =
                     self.canonical(name, "weights", DType::Bits, dense_shape(&source, *units), weights)?;
-                let rows = if knee.is_empty() { 1 } else { 2 };
-                let shape = [1, 1, rows, *units as u32];
-                record.constants[slot::MUL] = self.canonical(name, "mul", DType::I64, shape, mul)?;
-                record.constants[slot::ADD] = self.canonical(name, "add", DType::I64, shape, add)?;
-                if !knee.is_empty() {
-                    let shape = pixel_shape(*units);
-                    record.constants[slot::KNEE] = self.canonical(name, "knee", DType::I32, shape, knee)?;
-                }
+                self.requantization(name, &mut record, *units, mul, add, knee)?;
                 measure(&Operator::BbqFc(kernel, *dense.output(), 0))
+            }
+            OperatorSpec::BqqFc {
+                weights,
+                units,
+                mul,
+                add,
+                knee,
+                shift,
+                dtype: output_dtype,
+                scale: step,
+            } => {
+                record.kind = Kind::BqqFc.code();
+                record.shift = *shift;
+                (dtype, scale) = (*output_dtype, *step);
+                let requantization = Requantization::new(mul, add, knee, *shift).map_err(argument)?;
+                let kernel = BqqFc::new(source, *units, weights, requantization).map_err(argument)?;
+                record.constants[slot::WEIGHTS] =
+                    self.canonical(name, "weights", DType::I8, dense_shape(&source, *units), weights)?;
+                self.requantization(name, &mut record, *units, mul, add, knee)?;
+                measure(&Operator::BqqFc(kernel))
             }
         }
         .map_err(argument)?;
         self.operators.push(Draft { name: name.to_owned(), record, scratch_bytes });
         self.activations.push(Activation { name: output_name.to_owned(), dtype, shape: output, scale });
         Ok(TensorId(self.operators.len() as u32))
+    }
+
+    /// Stores the fixed-point function of a head's units.
+    fn requantization(
+        &mut self,
+        name: &str,
+        record: &mut OperatorRecord,
+        units: usize,
+        mul: &[i64],
+        add: &[i64],
+        knee: &[i32],
+    ) -> Result<(), BuildError> {
+        let rows = if knee.is_empty() { 1 } else { 2 };
+        let shape = [1, 1, rows, units as u32];
+        record.constants[slot::MUL] = self.canonical(name, "mul", DType::I64, shape, mul)?;
+        record.constants[slot::ADD] = self.canonical(name, "add", DType::I64, shape, add)?;
+        if !knee.is_empty() {
+            let shape = pixel_shape(units);
+            record.constants[slot::KNEE] = self.canonical(name, "knee", DType::I32, shape, knee)?;
+        }
+        Ok(())
+    }
+
+    /// Stores the offsets of the input channels, where there are any.
+    fn channel_adds(
+        &mut self,
+        name: &str,
+        record: &mut OperatorRecord,
+        adds: &[i32],
+    ) -> Result<(), BuildError> {
+        if !adds.is_empty() {
+            let shape = pixel_shape(adds.len());
+            record.channel_adds = self.canonical(name, "channel_adds", DType::I32, shape, adds)?;
+        }
+        Ok(())
     }
 
     fn tail(
@@ -590,6 +690,10 @@ impl Builder {
             for constant in record.constants.iter_mut().filter(|c| **c != NONE) {
                 *constant += count as u32 + 1;
             }
+            record.channel_adds = match record.channel_adds {
+                NONE => 0,
+                constant => constant + count as u32 + 1,
+            };
             operators.push(record);
         }
         let mut tensors = Vec::with_capacity(count + 1 + self.constants.len());

@@ -178,7 +178,7 @@ fn operator_fields() {
     let argument = |index, error| FormatError::Argument { index, error };
     let none = WindowRecord { kernel: [0; 2], strides: [0; 2], dilation: [0; 2], padding: [0; 4] };
     check(&[
-        ("an unknown kind", &|p| p.operators[3].kind = 9, field(3, "kind")),
+        ("an unknown kind", &|p| p.operators[3].kind = 99, field(3, "kind")),
         ("a name beyond the strings", &|p| p.operators[3].name.bytes = 9999, field(3, "name")),
         // Fields that a kind does not use.
         ("a flag of the future", &|p| p.operators[1].flags = 2, field(1, "flags")),
@@ -189,11 +189,15 @@ fn operator_fields() {
         ("a pool after a pool", &|p| p.operators[4].pool.kernel = [1, 1], field(4, "pool")),
         ("bytes that are bits", &|p| p.operators[1].input_mul = 1, field(1, "input_mul")),
         ("bytes that are bits", &|p| p.operators[1].input_add = 1, field(1, "input_add")),
+        ("offsets of bits", &|p| p.operators[1].channel_adds = 8, field(1, "channel_adds")),
+        ("offsets in the arena", &|p| p.operators[0].channel_adds = 1, field(0, "channel_adds")),
+        ("offsets that do not exist", &|p| p.operators[0].channel_adds = 999, field(0, "channel_adds")),
+        ("weights as offsets", &|p| p.operators[0].channel_adds = 8, field(0, "channel_adds")),
         ("a shift of bits", &|p| p.operators[0].shift = 1, field(0, "shift")),
         ("rules of a pool", &|p| p.operators[4].rule_grid = 1, field(4, "rule_grid")),
         ("a veto of a dense layer", &|p| p.operators[5].veto_grid = 1, field(5, "veto_grid")),
         ("a reserved byte", &|p| p.operators[0].reserved[1] = 1, field(0, "reserved")),
-        ("a reserved word", &|p| p.operators[0].reserved2[2] = 1, field(0, "reserved")),
+        ("a reserved word", &|p| p.operators[0].reserved2[1] = 1, field(0, "reserved")),
         // Inputs and weights.
         ("no input", &|p| p.operators[1].inputs[0] = NONE, field(1, "inputs")),
         ("its own output", &|p| p.operators[1].inputs[0] = 2, field(1, "inputs")),
@@ -347,7 +351,7 @@ fn names_and_codes_belong_together() {
         let dtype = DType::from_code(code);
         assert_eq!(dtype.map(DType::name).and_then(DType::from_name), dtype);
         assert_eq!(dtype.map(DType::code), dtype.map(|_| code));
-        assert_eq!(Kind::from_code(code.into()).is_some(), (1..=8).contains(&code));
+        assert_eq!(Kind::from_code(code.into()).is_some(), (1..=9).contains(&code));
         assert_eq!(
             Place::from_code(code).map(Place::name).and_then(Place::from_name),
             Place::from_code(code)

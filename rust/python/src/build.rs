@@ -8,7 +8,7 @@ use cbin_nn_kernels::qbconv2d::Affine;
 use cbin_nn_kernels::rule::Grid;
 use cbin_nn_kernels::shape::{Shape, Window};
 use cbin_nn_model::format::{DType, Layout};
-use cbin_nn_model::writer::{Builder, OperatorSpec, PoolSpec, RulesSpec};
+use cbin_nn_model::writer::{Builder, ByteWeights, OperatorSpec, PoolSpec, RulesSpec};
 use numpy::PyReadonlyArrayDyn;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -109,6 +109,7 @@ fn operator_spec(operator: &Bound<'_, PyAny>, name: &str, input_channels: usize)
                 filters: rows(&parts.weights),
                 window: parts.window.into(),
                 affine,
+                channel_adds: channel_adds(operator)?,
                 layout: Layout::ByteMask,
                 rules: parts.rules.spec(name)?,
                 pool: parts.pool.map(|pool| pool.spec(name)).transpose()?,
@@ -129,18 +130,29 @@ fn operator_spec(operator: &Bound<'_, PyAny>, name: &str, input_channels: usize)
             })
         }
         "qqconv2d" => {
-            let parts: PyConvolution<'_> = operator.extract()?;
             let affine = Affine {
                 mul: operator.getattr("input_mul")?.extract()?,
                 add: operator.getattr("input_add")?.extract()?,
             };
+            let array = operator.getattr("weights")?;
+            let (weights, filters) = match array.extract::<PyReadonlyArrayDyn<'_, i16>>() {
+                Ok(wide) => (ByteWeights::I16(elements(&wide)), rows(&wide)),
+                Err(_) => {
+                    let weights: PyReadonlyArrayDyn<'_, i8> = array.extract()?;
+                    (ByteWeights::I8(elements(&weights)), rows(&weights))
+                }
+            };
+            let window: PyWindow = operator.getattr("window")?.extract()?;
+            let rules: PyRules<'_> = operator.getattr("rules")?.extract()?;
+            let pool: Option<PyPool<'_>> = operator.getattr("pool")?.extract()?;
             Ok(OperatorSpec::QqConv2d {
-                weights: elements(&parts.weights),
-                filters: rows(&parts.weights),
-                window: parts.window.into(),
+                weights,
+                filters,
+                window: window.into(),
                 affine,
-                rules: parts.rules.spec(name)?,
-                pool: parts.pool.map(|pool| pool.spec(name)).transpose()?,
+                channel_adds: channel_adds(operator)?,
+                rules: rules.spec(name)?,
+                pool: pool.map(|pool| pool.spec(name)).transpose()?,
             })
         }
         "bbpointwiseconv2d" => {
@@ -179,7 +191,7 @@ fn operator_spec(operator: &Bound<'_, PyAny>, name: &str, input_channels: usize)
                 rules: rules.spec(name)?,
             })
         }
-        "bbqfc" => {
+        "bbqfc" | "bqqfc" => {
             let weights: PyReadonlyArrayDyn<'_, i8> = operator.getattr("weights")?.extract()?;
             let parts: PyRequantization<'_> = operator.getattr("requantization")?.extract()?;
             let (above, below) = (elements(&parts.mul_above), elements(&parts.mul_below));
@@ -195,21 +207,26 @@ fn operator_spec(operator: &Bound<'_, PyAny>, name: &str, input_channels: usize)
                     format!("layer `{name}`: output type `{}` is unknown", parts.dtype),
                 )
             })?;
-            Ok(OperatorSpec::BbqFc {
-                weights: packed_signs(&weights, name, input_channels)?,
-                units: rows(&weights),
-                mul: rows_of(below, above),
-                add: rows_of(add_below, add_above),
-                knee: knee.clone(),
-                shift: parts.shift,
-                dtype,
-                scale: parts.scale,
+            let (units, shift, scale) = (rows(&weights), parts.shift, parts.scale);
+            let (mul, add) = (rows_of(below, above), rows_of(add_below, add_above));
+            Ok(if kind == "bbqfc" {
+                let weights = packed_signs(&weights, name, input_channels)?;
+                OperatorSpec::BbqFc { weights, units, mul, add, knee, shift, dtype, scale }
+            } else {
+                let weights = elements(&weights);
+                OperatorSpec::BqqFc { weights, units, mul, add, knee, shift, dtype, scale }
             })
         }
         _ => {
             Err(errors::argument("unknown-operator", format!("layer `{name}`: operator `{kind}` is unknown")))
         }
     }
+}
+
+/// The offset of each input channel, or nothing.
+fn channel_adds(operator: &Bound<'_, PyAny>) -> PyResult<Vec<i32>> {
+    let adds: Option<PyReadonlyArrayDyn<'_, i32>> = operator.getattr("channel_adds")?.extract()?;
+    Ok(adds.map_or_else(Vec::new, |adds| elements(&adds)))
 }
 
 impl From<PyWindow> for Window {
@@ -253,7 +270,7 @@ fn elements<T: numpy::Element + Copy>(array: &PyReadonlyArrayDyn<'_, T>) -> Vec<
 }
 
 /// Length of the first axis.
-fn rows(array: &PyReadonlyArrayDyn<'_, i8>) -> usize {
+fn rows<T: numpy::Element>(array: &PyReadonlyArrayDyn<'_, T>) -> usize {
     array.as_array().shape().first().copied().unwrap_or(0)
 }
 

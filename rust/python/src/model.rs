@@ -144,6 +144,23 @@ impl Model {
             .collect()
     }
 
+    /// (operator, element type, layout, shape, stored bytes) of the weights of each operator that has any.
+    #[allow(clippy::type_complexity)]
+    fn weights<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> Vec<(String, &'static str, &'static str, [u32; 4], Bound<'py, PyBytes>)> {
+        let model = self.inner.view();
+        (0..model.operator_count())
+            .filter_map(|index| {
+                let tensor = model.weights(index)?;
+                let bytes = PyBytes::new(py, model.data_bytes(&tensor)?);
+                let name = model.operator_name(index).to_owned();
+                Some((name, tensor.dtype.name(), tensor.layout.name(), tensor.shape, bytes))
+            })
+            .collect()
+    }
+
     /// (name, scratch, offset, bytes, first operator, last operator) of every buffer in the arena.
     fn arena(&self) -> Vec<(&str, bool, usize, usize, usize, usize)> {
         let buffers = self.inner.view().arena_buffers();

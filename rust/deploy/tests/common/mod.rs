@@ -59,6 +59,7 @@ pub fn model(side: usize) -> Vec<u8> {
         filters: 32,
         window: same(5),
         affine: Affine { mul: 2, add: -255 },
+        channel_adds: vec![],
         layout: Layout::Canonical,
         rules: seed.rules(32, 2000),
         pool: pool(),

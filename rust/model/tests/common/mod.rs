@@ -7,7 +7,7 @@ use cbin_nn_kernels::qbconv2d::Affine;
 use cbin_nn_kernels::rule::Grid;
 use cbin_nn_kernels::shape::{Shape, Window};
 use cbin_nn_model::format::{DType, Header, Layout, OperatorRecord, TensorRecord};
-use cbin_nn_model::writer::{Builder, OperatorSpec, PoolSpec, RulesSpec, seal};
+use cbin_nn_model::writer::{Builder, ByteWeights, OperatorSpec, PoolSpec, RulesSpec, seal};
 
 /// A generator of its own (xorshift64*), so that models are the same wherever and whenever they are made.
 /// S. Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled", 2016.
@@ -59,10 +59,11 @@ pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
     let same = Window { padding: [1; 4], ..Window::of(3, 3) };
     let halves = Window { strides: [2, 2], ..Window::of(2, 2) };
     let wide = OperatorSpec::QqConv2d {
-        weights: (0..8 * 27).map(|_| random.next() as i8).collect(),
+        weights: ByteWeights::I8((0..8 * 27).map(|_| random.next() as i8).collect()),
         filters: 8,
         window: same,
         affine: Affine { mul: 1, add: -128 },
+        channel_adds: vec![],
         rules: random.rules(Grid::Channel, 1, 8, 90_000),
         pool: Some(PoolSpec { window: halves, veto: None, invert: None }),
     };
@@ -71,6 +72,7 @@ pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
         filters: 8,
         window: same,
         affine: Affine { mul: 2, add: -255 },
+        channel_adds: vec![],
         layout,
         rules: random.rules(Grid::Channel, 1, 8, 1500),
         pool: Some(PoolSpec {

@@ -59,6 +59,12 @@ pub(crate) fn byte_dot(bytes: &[u8], weights: &[i8]) -> i32 {
     bytes.iter().zip(weights).map(|(&b, &w)| i32::from(b) * i32::from(w)).sum()
 }
 
+/// As [`byte_dot`], with 16-bit weights.
+#[inline]
+pub(crate) fn byte_dot_wide(bytes: &[u8], weights: &[i16]) -> i32 {
+    bytes.iter().zip(weights).map(|(&b, &w)| i32::from(b) * i32::from(w)).sum()
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;

@@ -5,7 +5,7 @@ mod byte_mask;
 mod popcount;
 mod vertical;
 
-pub(crate) use byte_mask::{byte_distance, byte_dot, byte_hits, copy_rows};
+pub(crate) use byte_mask::{byte_distance, byte_dot, byte_dot_wide, byte_hits, copy_rows};
 pub(crate) use popcount::{differing, differing_inside};
 #[allow(unused_imports, reason = "for another folder")]
 pub(crate) use vertical::COUNTER_WORDS;

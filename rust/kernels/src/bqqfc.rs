@@ -1,0 +1,156 @@
+/*!
+Fully connected layer on packed activations with 8-bit weights, to 8-, 16- or 32-bit integers: the last layer
+of a BNN whose head was trained with real weights.
+
+```text
+acc = sum over features of w * x,    x = +1 for a bit of 1, -1 for a bit of 0
+```
+
+Weights are i8, `[units][features]`, features in HWC order without gaps; the scale of a unit's weights belongs
+to its [`Requantization`].
+*/
+
+use crate::ArgumentError;
+use crate::bbqfc::{Output, Requantization};
+use crate::bits::bit;
+use crate::error::check_length;
+use crate::shape::{MAX_ELEMENTS, Shape};
+
+/// A fully connected layer with 8-bit weights and integer output, validated.
+#[derive(Debug, Clone, Copy)]
+pub struct BqqFc<'a> {
+    input: Shape,
+    output: Shape,
+    weights: &'a [i8],
+    requantization: Requantization<'a>,
+}
+
+impl<'a> BqqFc<'a> {
+    /// `weights` holds `units * input.elements()` values.
+    ///
+    /// # Errors
+    /// [`ArgumentError`] naming the argument that does not fit; [`ArgumentError::Overflow`] for `weights` where
+    /// some accumulator could leave `i32`.
+    pub fn new(
+        input: Shape,
+        units: usize,
+        weights: &'a [i8],
+        requantization: Requantization<'a>,
+    ) -> Result<Self, ArgumentError> {
+        let output = Shape::new(1, 1, units)?;
+        if units as u64 * input.elements() as u64 > MAX_ELEMENTS as u64 {
+            return Err(ArgumentError::TooLarge { argument: "weights", limit: MAX_ELEMENTS });
+        }
+        check_length("weights", units * input.elements(), weights.len())?;
+        if input.elements() as u64 * 128 > i32::MAX as u64 {
+            return Err(ArgumentError::Overflow { argument: "weights" });
+        }
+        check_length("mul", units, requantization.units())?;
+        Ok(Self { input, output, weights, requantization })
+    }
+
+    /// Scans the parameters: no accumulator takes `|acc * mul + add|` to 2^62. Lengths were checked by
+    /// [`new`](Self::new); whoever reads parameters from elsewhere (a model file) calls this once, not at
+    /// every run.
+    ///
+    /// # Errors
+    /// [`ArgumentError::Overflow`] naming the argument.
+    pub fn check_contents(&self) -> Result<(), ArgumentError> {
+        (0..self.units()).try_for_each(|unit| {
+            let largest = self.filter(unit).iter().map(|w| u64::from(w.unsigned_abs())).sum();
+            self.requantization.check_bound(unit, largest)
+        })
+    }
+
+    /// Units, the length of the output.
+    pub fn units(&self) -> usize {
+        self.output.channels()
+    }
+
+    /// Features, K.
+    pub fn features(&self) -> usize {
+        self.input.elements()
+    }
+
+    /// Shape of the output: one pixel, a channel for each unit.
+    pub fn output(&self) -> &Shape {
+        &self.output
+    }
+
+    fn filter(&self, unit: usize) -> &'a [i8] {
+        let features = self.features();
+        &self.weights[unit * features..(unit + 1) * features]
+    }
+
+    /// The definition, one product at a time. `input` is a packed plane, `output` one value a unit.
+    ///
+    /// # Errors
+    /// [`ArgumentError::Length`] naming the slice.
+    pub fn reference<T: Output>(&self, input: &[u32], output: &mut [T]) -> Result<(), ArgumentError> {
+        let channels = self.input.channels();
+        self.run(input, output, |weights, pixels, words| {
+            let mut acc = 0;
+            for pixel in 0..pixels {
+                for channel in 0..channels {
+                    let sign = if bit(&input[pixel * words..], channel) { 1 } else { -1 };
+                    acc += sign * i32::from(weights[pixel * channels + channel]);
+                }
+            }
+            acc
+        })
+    }
+
+    /// Turns each weight by its bit without a branch, word by word.
+    ///
+    /// # Errors
+    /// [`ArgumentError::Length`] naming the slice.
+    pub fn optimized<T: Output>(&self, input: &[u32], output: &mut [T]) -> Result<(), ArgumentError> {
+        let channels = self.input.channels();
+        self.run(input, output, |weights, _, words| {
+            let mut acc = 0;
+            for (pixel, weights) in input.chunks_exact(words).zip(weights.chunks_exact(channels)) {
+                for (&word, weights) in pixel.iter().zip(weights.chunks(32)) {
+                    // w where the bit is 1, -w where it is 0: XOR with 0 or -1, less the same.
+                    for (at, &weight) in weights.iter().enumerate() {
+                        let flip = ((word >> at) & 1) as i32 - 1;
+                        acc += (i32::from(weight) ^ flip) - flip;
+                    }
+                }
+            }
+            acc
+        })
+    }
+
+    #[inline(always)]
+    fn run<T: Output>(
+        &self,
+        input: &[u32],
+        output: &mut [T],
+        acc: impl Fn(&[i8], usize, usize) -> i32,
+    ) -> Result<(), ArgumentError> {
+        check_length("input", self.input.words(), input.len())?;
+        check_length("output", self.units(), output.len())?;
+        let (pixels, words) = (self.input.pixels(), self.input.pixel_words());
+        for (unit, value) in output.iter_mut().enumerate() {
+            *value = self.requantization.apply(unit, acc(self.filter(unit), pixels, words));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bit_of_one_is_plus_one() {
+        let requantization = Requantization::new(&[1], &[10], &[], 0).unwrap();
+        let layer = BqqFc::new(Shape::new(1, 2, 2).unwrap(), 1, &[1, 20, -100, 127], requantization).unwrap();
+        let mut out = [0i32];
+        // Pixels (+1, -1) and (-1, -1): 1 - 20 + 100 - 127 + 10.
+        layer.optimized(&[0b01, 0b00], &mut out).unwrap();
+        assert_eq!(out, [-36]);
+        layer.reference(&[0b01, 0b00], &mut out).unwrap();
+        assert_eq!(out, [-36]);
+    }
+}
