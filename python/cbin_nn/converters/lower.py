@@ -44,6 +44,7 @@ from ..operators import (
     Operator,
     Pool,
     QBConv2D,
+    QQConv2D,
     Rules,
     Window,
 )
@@ -332,14 +333,14 @@ class _Lowering:
                 "unsupported-layer",
                 f"its input (from {state.layers[-1]!r}) is not binary; give it input_quantizer='ste_sign'",
             )
-        if not node.binary:
+        real = isinstance(state, _Meaning)
+        if not node.binary and not (real and isinstance(node, g.Conv2D) and _is_int8(node.kernel)):
             raise self._refuse(
                 node,
                 "unsupported-layer",
                 "its weights are real numbers, and float layers are not supported yet; "
                 "train it as QuantConv2D or QuantDense with kernel_quantizer='ste_sign'",
             )
-        real = isinstance(state, _Meaning)
         if isinstance(state, _Meaning):
             meaning = state.integer_form(node.layer, self.notes)
             layers, source, shape = [*state.layers, *self.pending], self.input, self.input_shape
@@ -582,7 +583,8 @@ class _Lowering:
         operator: Operator
         if state.meaning is not None:
             mul, add, _ = state.meaning
-            operator = QBConv2D(name, state.source, name, state.weights, state.window, rules, pool, mul, add)
+            kind = QBConv2D if state.node.binary else QQConv2D
+            operator = kind(name, state.source, name, state.weights, state.window, rules, pool, mul, add)
         elif state.window.kernel == (1, 1) and not any(state.window.padding):
             operator = BBPointwiseConv2D(name, state.source, name, state.weights, state.window, rules, pool)
         else:
@@ -654,6 +656,11 @@ class _Lowering:
         self.operators.append(BBQFC(name, state.source, name, state.weights, requantization))
         layers = [*state.layers, *self.pending] + ([self.softmax] if self.softmax else [])
         self.reports.append(OperatorReport(name, "bbqfc", layers, state.plane))
+
+
+def _is_int8(kernel: g.Float32) -> bool:
+    """Whether every weight is an 8-bit integer, as it stands."""
+    return bool(np.all(kernel == np.rint(kernel)) and np.all(np.abs(kernel) <= 127))
 
 
 # ------------------------------------------------------------------------------------------------
