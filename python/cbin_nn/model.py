@@ -17,6 +17,7 @@ from .errors import InvalidArgument, ModelFileError
 from .files import write_atomically
 from .geometry import array as as_array
 from .geometry import thread_count
+from .zoo import PREFIX, card, resolve
 
 if TYPE_CHECKING:
     from .converters import ConversionReport
@@ -374,7 +375,8 @@ def convert(
     """Convert a trained network to integer operators, exactly.
 
     Args:
-        source: a Larq/Keras file, `.h5` or `.keras`; its content decides, not its suffix.
+        source: a Larq/Keras file, `.h5` or `.keras`; its content decides, not its suffix. `zoo:NAME` is the
+            source of a model that ships with the package (needs the extra `torch`).
         output: type of the last layer's output. "f32" is i32 on the board, times its scale on the host.
         input_scale: the network was trained on `input_scale * q + input_offset` of a u8 pixel q; default 1.
         input_offset: default 0. For images normalised as `x / 127.5 - 1`, pass 1 / 127.5 and -1.
@@ -389,18 +391,37 @@ def convert(
     """
     from .converters import lower_file
 
+    if os.fspath(source).startswith(PREFIX):
+        return _convert_zoo(os.fspath(source), output, (input_scale, input_offset), fuse)
     lowered, report = lower_file(
         source, output=output, input_scale=input_scale, input_offset=input_offset, fuse=fuse
     )
     return Model(_native.Model.from_bytes(_native.build_model(lowered)), report)
 
 
+def _convert_zoo(
+    name: str, output: OutputType, meaning: tuple[float | None, float | None], fuse: bool
+) -> Model:
+    """The model `name` of the zoo, converted again from its trained parameters."""
+    from .train.export import convert_parameters
+
+    known = card(name)
+    if meaning != (None, None):
+        raise InvalidArgument(
+            "bad-argument",
+            f"input_scale, input_offset: {name} takes pixels as they are, 0 to 255; leave them out",
+        )
+    return convert_parameters(known.parameters, known.recipe, name=known.name, output=output, fuse=fuse)
+
+
 def load(path: str | os.PathLike[str]) -> Model:
-    """Load a `.cbn` file.
+    """Load a `.cbn` file, or a model that ships with the package: `zoo:NAME`.
 
     Raises:
         ModelFileError: it can't be read, or is no valid model; the message names the file and the field.
+        InvalidArgument: the zoo has no model of that name.
     """
+    path = resolve(path)
     try:
         data = Path(os.fsdecode(path)).read_bytes()
     except (OSError, ValueError) as error:

@@ -1,10 +1,11 @@
-"""Training of binary networks in PyTorch: layers, estimators, optimizers, recipes, and the way to a `.cbn` model.
+"""Training of binary networks in PyTorch: layers, estimators, optimizers, recipes, the way to a `.cbn` model.
 
 Needs the extra `torch` (`pip install 'cbin-nn[torch]'`).
 
     >>> from cbin_nn.train import BinaryConv2d, Sign, convert         # doctest: +SKIP
 
-- `layers`: `BinaryConv2d`, `BinaryDepthwiseConv2d`, `BinaryLinear`, `QuantizedConv2d`, `RSign`, `RPReLU`, `Shift`.
+- `layers`: `BinaryConv2d`, `BinaryDepthwiseConv2d`, `BinaryLinear`, `QuantizedConv2d`, `RSign`, `RPReLU`,
+  `Shift`.
 - `estimators`: `Sign` and the gradients it can have.
 - `optimizers`: `LatentAdam`, `Bop`, `FlipRateAdam`.
 - `recipe`, `trainer`: a training run as configuration; deterministic, resumable, one process or many.

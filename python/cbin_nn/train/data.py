@@ -1,7 +1,7 @@
 r"""Images for training: uint8 in memory, augmented a batch at a time, as integers `2 q - 255`.
 
-A network here sees `2 q - 255` for a pixel q, which is odd, between -255 and 255, exact in bfloat16, and centred: 0 in
-the padding of a convolution is mid-grey.
+A network here sees `2 q - 255` for a pixel q, which is odd, between -255 and 255, exact in bfloat16, and
+centred: 0 in the padding of a convolution is mid-grey.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import fused
 
-__all__ = ["Draws", "augment", "as_input"]
+__all__ = ["Draws", "as_input", "augment"]
 
 
 def as_input(images: Tensor | npt.NDArray[np.uint8]) -> Tensor:

@@ -56,7 +56,8 @@ def _ede(x: Tensor, progress: float) -> Tensor:
     return max(1 / t, 1.0) * t * (1 - torch.tanh(t * x) ** 2)
 
 
-#: ReSTE's power at the end of training, the ends of its interval and the plateau around 0 that keeps it finite.
+#: ReSTE's power at the end of training, the ends of its interval and the plateau around 0 that keeps it
+#: finite.
 _RESTE_POWER, _RESTE_END, _RESTE_PLATEAU = 3.0, 1.5, 0.1
 
 

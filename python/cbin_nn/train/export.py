@@ -2,13 +2,15 @@ r"""From trained modules to a `.cbn` model, directly: no tracing, every paramete
 
 `to_graph` walks a network's modules in the order in which they run and maps each to a node of
 `cbin_nn.converters.graph`; `convert` lowers that graph, exactly. A network is a chain of the modules of
-`cbin_nn.train.layers`, `torch.nn` modules with a meaning on a board (BatchNorm, PReLU, max-pool, Flatten), `Sequential`s,
-and classes that list their parts in `chain()`, or whose children run in the order of their definition.
+`cbin_nn.train.layers`, `torch.nn` modules with a meaning on a board (BatchNorm, PReLU, max-pool, Flatten),
+`Sequential`s, and this package's classes whose children run in the order of their definition. Other networks
+go through `cbin_nn.convert`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from .estimators import Sign
 from .layers import BinaryConv2d, BinaryDepthwiseConv2d, BinaryLinear, QuantizedConv2d, RPReLU, RSign, Shift
 from .models import BinaryBlock, Flatten, SmallCifar
 
-__all__ = ["convert", "to_graph"]
+__all__ = ["convert", "convert_parameters", "load_parameters", "save_parameters", "to_graph"]
 
 #: Modules whose children run in the order of their definition.
 _CHAINS = (nn.Sequential, BinaryBlock, SmallCifar, RSign, RPReLU)
@@ -45,7 +47,9 @@ def _array(tensor: torch.Tensor | None, like: int = 0, value: float = 0.0) -> np
     return np.ascontiguousarray(tensor.detach().cpu().float().numpy())
 
 
-def to_graph(model: nn.Module, input_shape: tuple[int, int, int] | None = None, name: str = "model") -> g.Graph:
+def to_graph(
+    model: nn.Module, input_shape: tuple[int, int, int] | None = None, name: str = "model"
+) -> g.Graph:
     """The network as a framework-free graph of its evaluation mode.
 
     Args:
@@ -69,7 +73,8 @@ class _Reader:
     def __init__(self, name: str, shape: tuple[int, ...]) -> None:
         self.shape = shape
         self.nodes: list[g.Node] = [g.Input("input", "input", (), shape)]
-        #: (height, width, channels) that was flattened in torch's order, CHW, and not yet read by a dense layer.
+        #: (height, width, channels) that was flattened in torch's order, CHW, and not yet read by a dense
+        #: layer.
         self.flattened: tuple[int, ...] | None = None
 
     def _push(self, node: g.Node) -> None:
@@ -121,11 +126,15 @@ class _Reader:
             return
         if self.flattened is not None:  # from torch's CHW order of features to HWC
             height, width, channels = self.flattened
-            kernel = kernel.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(len(kernel), -1)
+            kernel = (
+                kernel.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(len(kernel), -1)
+            )
             self.flattened = None
         self._push(g.Dense(*head, np.ascontiguousarray(kernel.T), binary, scale))
 
-    def _batch_norm(self, head: tuple[str, str, tuple[str, ...]], module: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    def _batch_norm(
+        self, head: tuple[str, str, tuple[str, ...]], module: nn.BatchNorm1d | nn.BatchNorm2d
+    ) -> None:
         if module.running_mean is None or module.running_var is None:
             raise _refuse(head[1], "a BatchNorm without running statistics", "use track_running_stats=True")
         count = module.num_features
@@ -145,7 +154,9 @@ class _Reader:
             raise _refuse(head[1], "a max-pool with ceil_mode or return_indices", "leave these options out")
         stride = module.stride if module.stride is not None else module.kernel_size
         top, left = _pair(module.padding)
-        window = Window(_pair(module.kernel_size), _pair(stride), _pair(module.dilation), (top, left, top, left))
+        window = Window(
+            _pair(module.kernel_size), _pair(stride), _pair(module.dilation), (top, left, top, left)
+        )
         self._push(g.MaxPool2D(*head, window))
 
 
@@ -165,6 +176,7 @@ def convert(
     output: str = "i32",
     input_scale: float = 2.0,
     input_offset: float = -255.0,
+    fuse: bool = True,
 ) -> Model:
     """Convert a trained network to integer operators, exactly.
 
@@ -175,6 +187,7 @@ def convert(
         output: type of the last layer's output, see `cbin_nn.convert`.
         input_scale: the network was trained on `input_scale * q + input_offset` of a u8 pixel q.
         input_offset: see `input_scale`; the defaults are those of `cbin_nn.train.data.as_input`.
+        fuse: False keeps convolutions and max-pools apart wherever stored bits can be pooled.
 
     Raises:
         ConversionError: a module can't be converted; names it and says what to do.
@@ -184,6 +197,33 @@ def convert(
     lowered: LoweredModel
     report: ConversionReport
     lowered, report = lower(
-        to_graph(model, input_shape, name), output=output, input_scale=input_scale, input_offset=input_offset
+        to_graph(model, input_shape, name),
+        output=output,
+        input_scale=input_scale,
+        input_offset=input_offset,
+        fuse=fuse,
     )
     return Model(_native.Model.from_bytes(_native.build_model(lowered)), report)
+
+
+def load_parameters(path: Path, recipe: dict[str, Any]) -> nn.Module:
+    """A recipe's network with the parameters of a `.npz` file (see `save_parameters`), in evaluation mode."""
+    from .recipe import Recipe
+    from .trainer import build_model
+
+    model = build_model(Recipe().replace(**recipe))
+    with np.load(path, allow_pickle=False) as arrays:
+        model.load_state_dict({name: torch.from_numpy(arrays[name]) for name in arrays.files})
+    return model.eval()
+
+
+def save_parameters(path: Path, model: nn.Module) -> None:
+    """Write a network's state dict as a compressed `.npz`, latent weights as they are."""
+    np.savez_compressed(path, **{name: value.cpu().numpy() for name, value in model.state_dict().items()})
+
+
+def convert_parameters(
+    path: Path, recipe: dict[str, Any], *, name: str, output: str, fuse: bool = True
+) -> Model:
+    """`convert` of `load_parameters`."""
+    return convert(load_parameters(path, recipe), name=name, output=output, fuse=fuse)

@@ -1,16 +1,16 @@
 r"""The elementwise part of a block in one pass on the CPU: what makes training on two cores bearable.
 
-A training step of a small binary network spends most of its time not in convolutions but in walking large planes
-several times: shift, PReLU, max-pool, batch statistics, BatchNorm, sign, and the same backwards. `fused.cpp`
-does these in four passes over bfloat16 planes in NHWC order, vectorized by the compiler. Products of -1 and +1 are
-exact in bfloat16; a stored accumulator is rounded to 8 significant bits, which acts as a little noise in
-training. Evaluation doesn't come here: it is plain float32 and exact.
+A training step of a small binary network spends most of its time not in convolutions but in walking large
+planes several times: shift, PReLU, max-pool, batch statistics, BatchNorm, sign, and the same backwards.
+`fused.cpp` does these in four passes over bfloat16 planes in NHWC order, vectorized by the compiler.
+Products of -1 and +1 are exact in bfloat16; a stored accumulator is rounded to 8 significant bits, which
+acts as a little noise in training. Evaluation doesn't come here: it is plain float32 and exact.
 
     y = prelu(scale * c + bias);  p = maxpool2x2(y);  z = BatchNorm(p);  out = sign(z)
 
-Sums are made over a fixed number of chunks and added in order, so a result doesn't depend on the number of threads.
-The extension is compiled once by `torch.utils.cpp_extension` (a C++ compiler and ninja are needed, and
-torch keeps it in its cache); where that fails, `available()` is False and the plain modules do the work.
+Sums are made over a fixed number of chunks and added in order, so a result doesn't depend on the number of
+threads. The extension is compiled once by `torch.utils.cpp_extension` (a C++ compiler and ninja are needed,
+and torch keeps it in its cache); where that fails, `available()` is False and the plain modules do the work.
 """
 
 from __future__ import annotations
@@ -86,7 +86,16 @@ class _Block(torch.autograd.Function):
         factor = (gamma.detach().double() * inverse).float()
         offset = (beta.detach().double() - mean * gamma.detach().double() * inverse).float()
         ctx.save_for_backward(
-            planes, pooled, where, factor, offset, mean, inverse, gamma.detach(), bias.detach(), slope.detach()
+            planes,
+            pooled,
+            where,
+            factor,
+            offset,
+            mean,
+            inverse,
+            gamma.detach(),
+            bias.detach(),
+            slope.detach(),
         )
         ctx.scale, ctx.count = scale, count
         out = _extension().sign_fwd(pooled, factor, offset).permute(0, 3, 1, 2)

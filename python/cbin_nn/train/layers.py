@@ -126,8 +126,8 @@ class BinaryConv2d(_Binary):
 class QuantizedConv2d(BinaryConv2d):
     """2-D convolution with 8-bit weights, for a first layer on 8-bit images (`qqconv2d`).
 
-    The weight is `round(128 w) / 128`, between -127/128 and 127/128; rounding passes the gradient. With an input
-    of integers below 2^8 (such as `2 q - 255`) every sum is exact in float32.
+    The weight is `round(128 w) / 128`, between -127/128 and 127/128; rounding passes the gradient. With an
+    input of integers below 2^8 (such as `2 q - 255`) every sum is exact in float32.
     """
 
     #: Steps of the weight in 1.

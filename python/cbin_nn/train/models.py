@@ -48,9 +48,7 @@ class BinaryBlock(nn.Module):
 
     def _forward_fused(self, x: Tensor) -> Tensor:
         weight = self.conv.binary_weight().to(x.dtype).contiguous(memory_format=torch.channels_last)
-        c = nn.functional.conv2d(
-            x, weight, None, self.conv.stride, self.conv.padding, self.conv.dilation
-        )
+        c = nn.functional.conv2d(x, weight, None, self.conv.stride, self.conv.padding, self.conv.dilation)
         assert isinstance(self.conv.scale, float)
         out, mean, variance = fused.block(
             c,
@@ -76,13 +74,15 @@ class Flatten(nn.Module):
     """`[N, C, H, W]` to `[N, C*H*W]`, in torch's order, CHW."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Every image's features."""
         return x.flatten(1)
 
 
 class SmallCifar(nn.Module):
     """The seed's network: 5x5 convolutions of 32, 32 and 64 channels, each pooled, and one dense layer.
 
-    Takes `2 q - 255` of 32x32 RGB images, `[N, 3, 32, 32]` (see `cbin_nn.train.data.as_input`), gives logits `[N, 10]`.
+    Takes `2 q - 255` of 32x32 RGB images, `[N, 3, 32, 32]` (see `cbin_nn.train.data.as_input`), gives
+    logits `[N, 10]`.
 
     Args:
         first: "q8" for 8-bit weights in the first layer (`qqconv2d`), "binary" for 1-bit ones (`qbconv2d`).
@@ -102,7 +102,6 @@ class SmallCifar(nn.Module):
         classes: int = 10,
     ) -> None:
         super().__init__()
-        options = {"padding": 2, "estimator": weight_estimator}
         if first == "q8":
             conv: BinaryConv2d = QuantizedConv2d(3, 32, 5, padding=2)
             scale = 2.0**-9
@@ -110,8 +109,12 @@ class SmallCifar(nn.Module):
             conv = BinaryConv2d(3, 32, 5, padding=2, estimator=weight_estimator)
             scale = 2.0**-11
         self.block1 = BinaryBlock(conv, scale, estimator)
-        self.block2 = BinaryBlock(BinaryConv2d(32, 32, 5, padding=2, estimator=weight_estimator), 2.0**-5, estimator)
-        self.block3 = BinaryBlock(BinaryConv2d(32, 64, 5, padding=2, estimator=weight_estimator), 2.0**-5, estimator)
+        self.block2 = BinaryBlock(
+            BinaryConv2d(32, 32, 5, padding=2, estimator=weight_estimator), 2.0**-5, estimator
+        )
+        self.block3 = BinaryBlock(
+            BinaryConv2d(32, 64, 5, padding=2, estimator=weight_estimator), 2.0**-5, estimator
+        )
         self.features = Flatten()
         self.dense = BinaryLinear(1024, classes, scale=2.0**-5, estimator=weight_estimator)
         self.norm = nn.BatchNorm1d(classes, momentum=0.02)
@@ -145,7 +148,7 @@ def _conv(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Teacher(nn.Sequential):
-    """A float residual network of 51 M MACs on 32x32 images, for distillation; about 90 % on CIFAR-10 after seven epochs.
+    """A float residual network for distillation, 51 M MACs on a 32x32 image.
 
     Args:
         classes: number of logits.

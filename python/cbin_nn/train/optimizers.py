@@ -1,8 +1,8 @@
 r"""Optimizers for binary networks, as ordinary `torch.optim.Optimizer`s.
 
-The latent weights of `cbin_nn.train` layers only matter by their sign, so an ordinary learning rate has no meaning of
-its own there: what a step does to the network is which weights flip. The optimizers here differ in who
-decides that:
+The latent weights of `cbin_nn.train` layers only matter by their sign, so an ordinary learning rate has no
+meaning of its own there: what a step does to the network is which weights flip. The optimizers here differ
+in who decides that:
 
 - `LatentAdam`: Adam, with latent weights clipped to [-1, 1] (Courbariaux and Hubara et al. 2016): flips are
   where the walk of the latent weights happens to cross 0, at a rate that nobody chose.
@@ -54,9 +54,6 @@ class LatentAdam(torch.optim.Optimizer):
         clip: bound of the latent weights.
     """
 
-    #: Options of a subclass, for the groups' defaults.
-    _own: dict[str, Any] = {}
-
     def __init__(
         self,
         params: Iterable[Any],
@@ -78,10 +75,16 @@ class LatentAdam(torch.optim.Optimizer):
             "latent_decay": latent_decay,
             "clip": clip,
             "binary": False,
-            **self._own,
         }
         super().__init__(params, defaults)
         self.flips: list[int] = []
+
+    def _add_options(self, **values: Any) -> None:
+        """A subclass's own options, in every group that doesn't set them."""
+        self.defaults.update(values)
+        for group in self.param_groups:
+            for name, value in values.items():
+                group.setdefault(name, value)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -139,15 +142,15 @@ class LatentAdam(torch.optim.Optimizer):
 class FlipRateAdam(LatentAdam):
     r"""Adam whose latent step size keeps the share of weights that flip at a step near a chosen rate.
 
-    For each latent tensor with n weights, the step is `p -= s * direction`, direction being Adam's, and the log of s
-    moves after each step towards the target:
+    For each latent tensor with n weights, the step is `p -= s * direction`, direction being Adam's, and the
+    log of s moves after each step towards the target:
 
         target = flip_rate * lr / initial_lr
         average = (1 - 1/window) * average + flips / n / window       (bias-corrected)
         s *= clip((target / average) ** gain, 1/2, 2)
 
-    so a schedule of `lr` is a schedule of flips, whatever the scale of the latent weights, of the gradients or of the
-    layer. Groups that are not `binary` are trained by Adam at `lr`.
+    so a schedule of `lr` is a schedule of flips, whatever the scale of the latent weights, of the gradients
+    or of the layer. Groups that are not `binary` are trained by Adam at `lr`.
 
     Args:
         params: parameters or groups.
@@ -169,12 +172,13 @@ class FlipRateAdam(LatentAdam):
         **options: Any,
     ) -> None:
         _positive(flip_rate=flip_rate, window=window, gain=gain)
-        self._own = {"flip_rate": flip_rate, "window": window, "gain": gain}
         super().__init__(params, lr, **options)
+        self._add_options(flip_rate=flip_rate, window=window, gain=gain)
 
     def _move(self, p: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
         size = self.state[p].setdefault("size", group["lr"])
-        # The controller can't reach a rate of 0: at the end of a schedule the step ends with the learning rate.
+        # The controller can't reach a rate of 0: at the end of a schedule the step ends with the learning
+        # rate.
         p.add_(direction, alpha=-size if group["lr"] > 0 else 0.0)
 
     def _after(self, p: Tensor, changed: int, group: dict[str, Any]) -> None:
@@ -182,7 +186,8 @@ class FlipRateAdam(LatentAdam):
         state["flips"] = keep * state.get("flips", 0.0) + (1 - keep) * changed / p.numel()
         average = state["flips"] / (1 - keep ** state["step"])
         target = group["flip_rate"] * group["lr"] / group["initial_lr"]
-        # Half a flip in the window at least, so that a tensor too small to flip now and then doesn't run away.
+        # Half a flip in the window at least, so that a tensor too small to flip now and then doesn't run
+        # away.
         average = max(average, 0.5 / (group["window"] * p.numel()))
         target = max(target, 0.5 / (group["window"] * p.numel()))
         state["size"] *= min(2.0, max(0.5, math.pow(target / average, group["gain"])))
@@ -214,8 +219,8 @@ class Bop(LatentAdam):
         **options: Any,
     ) -> None:
         _positive(gamma=gamma)
-        self._own = {"gamma": gamma, "threshold": threshold}
         super().__init__(params, lr, **options)
+        self._add_options(gamma=gamma, threshold=threshold)
 
     def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor:
         if not group["binary"]:

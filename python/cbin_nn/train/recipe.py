@@ -28,10 +28,11 @@ class Recipe:
     epochs: int = 60
     batch: int = 100
     seed: int = 0
-    #: Images at the end of the training split that are not trained on; choices are made by the accuracy there.
+    #: Images at the end of the training split that are not trained on; choices are made by the accuracy
+    #: there.
     hold_back: int = 5000
-    #: "cosine"; or "trapezoid": constant, then a straight line to 0 over the last `decay` epochs, so that a run
-    #: can go on for longer without having been planned to.
+    #: "cosine"; or "trapezoid": constant, then a straight line to 0 over the last `decay` epochs, so that a
+    #: run can go on for longer without having been planned to.
     schedule: Literal["cosine", "trapezoid"] = "trapezoid"
     decay: int = 20
     #: Steps of a linear warm-up.
@@ -51,7 +52,8 @@ class Recipe:
     temperature: float = 3.0
     #: Decay of a moving average of all parameters that is evaluated and kept beside them; 0 is none.
     ema: float = 0.0
-    #: Recompute the BatchNorms' statistics at the end, over this many images without augmentation; 0 leaves them.
+    #: Recompute the BatchNorms' statistics at the end, over this many images without augmentation; 0 leaves
+    #: them.
     recalibrate: int = 0
     #: Evaluate on the held-back images every so many epochs, and at the end.
     evaluate_every: int = 2
@@ -87,7 +89,11 @@ class Recipe:
         left = self.epochs * steps - step
         if self.schedule == "cosine":
             return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / (self.epochs * steps)))
-        return self.lr * min(warm, left / (min(self.decay, self.epochs) * steps)) if self.decay else self.lr * warm
+        return (
+            self.lr * min(warm, left / (min(self.decay, self.epochs) * steps))
+            if self.decay
+            else self.lr * warm
+        )
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed.

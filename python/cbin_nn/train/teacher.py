@@ -1,8 +1,8 @@
 r"""The float teacher of a distillation, and its cached logits.
 
-A teacher is trained once for each data set; what students need of it is its logits for every training image and for its
-mirror image, averaged over three small shifts. They are cached, so a student's epoch costs no more than without
-a teacher. Crops by a pixel or two share the logits of their image.
+A teacher is trained once for each data set; what students need of it is its logits for every training image
+and for its mirror image, averaged over three small shifts. They are cached, so a student's epoch costs no
+more than without a teacher. Crops by a pixel or two share the logits of their image.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ def train_teacher(
 
 
 @torch.no_grad()
-def teacher_logits(model: nn.Module, images: npt.NDArray[np.uint8], *, batch: int = 500) -> npt.NDArray[np.float32]:
+def teacher_logits(
+    model: nn.Module, images: npt.NDArray[np.uint8], *, batch: int = 500
+) -> npt.NDArray[np.float32]:
     """float32 `[N, 2, classes]`: logits of each image and of its mirror image, averaged over small shifts."""
     model.eval()
     pixels = torch.from_numpy(np.ascontiguousarray(images))
@@ -105,12 +107,12 @@ def teacher_logits(model: nn.Module, images: npt.NDArray[np.uint8], *, batch: in
             index = torch.arange(start, min(start + batch, len(images)))
             fill = torch.ones_like(index)
             crops = [
-                _logits(model, augment(pixels, index, fill * dy, fill * dx, fill * mirror)) for dy, dx in _CROPS
+                _logits(model, augment(pixels, index, fill * dy, fill * dx, fill * mirror))
+                for dy, dx in _CROPS
             ]
             parts.append(torch.stack(crops).mean(dim=0).cpu())
         sides.append(torch.cat(parts))
-    logits: npt.NDArray[np.float32] = torch.stack(sides, dim=1).numpy()
-    return logits
+    return np.asarray(torch.stack(sides, dim=1).numpy(), np.float32)
 
 
 def cached_logits(
@@ -128,8 +130,7 @@ def cached_logits(
     if path.exists():
         with np.load(path, allow_pickle=False) as file:
             if str(file["images"]) == digest and int(file["hold_back"]) == hold_back:
-                kept: npt.NDArray[np.float32] = file["logits"]
-                return kept
+                return np.asarray(file["logits"], np.float32)
     count = len(images) - hold_back
     logits = teacher_logits(train_teacher(images[:count], labels[:count], **options), images)
     partial = path.with_name(f".{path.name}.partial.npz")

@@ -1,13 +1,13 @@
 r"""The training loop: deterministic with a seed, resumable, one process or many.
 
 A run lives in a folder: `recipe.json`, `log.csv` (a row an epoch), `last.pt` (a checkpoint after every epoch:
-model, optimizer, average, epoch) and, at the end, `final.pt`. Every random choice of an epoch is made from (seed, epoch), so a run
-that was killed and started again makes the same numbers as one that wasn't, bit for bit on the same machine
-with the same number of threads.
+model, optimizer, average, epoch) and, at the end, `final.pt`. Every random choice of an epoch is made from
+(seed, epoch), so a run that was killed and started again makes the same numbers as one that wasn't, bit for
+bit on the same machine with the same number of threads.
 
 Lightning Fabric carries the loop to GPUs and to several processes: under `torchrun --nproc-per-node N` each
-process takes every N-th image of each batch, and gradients are averaged. BatchNorm's statistics are those of a
-process's own share, so several processes give the same network within noise, not the same bits.
+process takes every N-th image of each batch, and gradients are averaged. BatchNorm's statistics are those
+of a process's own share, so several processes give the same network within noise, not the same bits.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ def make_fabric(accelerator: str = "auto") -> Any:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // local
     fabric = Fabric(
-        accelerator=accelerator, devices=local, num_nodes=nodes, strategy="ddp" if local * nodes > 1 else "auto"
+        accelerator=accelerator,
+        devices=local,
+        num_nodes=nodes,
+        strategy="ddp" if local * nodes > 1 else "auto",
     )
     fabric.launch()
     return fabric
@@ -112,7 +115,8 @@ class Trainer:
         if self.steps < 1:
             raise InvalidArgument(
                 "bad-recipe",
-                f"recipe: {len(images)} images less hold_back {recipe.hold_back} make no batch of {recipe.batch}",
+                f"recipe: {len(images)} images less hold_back {recipe.hold_back} make no batch "
+                f"of {recipe.batch}",
             )
         if recipe.batch % self.fabric.world_size:
             raise InvalidArgument(
@@ -125,10 +129,12 @@ class Trainer:
             )
         if teacher is not None and teacher.shape[:2] != (len(images), 2):
             raise InvalidArgument(
-                "bad-shape", f"`teacher` has shape {list(teacher.shape)}, expected [{len(images)}, 2, classes]"
+                "bad-shape",
+                f"`teacher` has shape {list(teacher.shape)}, expected [{len(images)}, 2, classes]",
             )
-        self.images, self.labels = torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(
-            np.asarray(labels).astype(np.int64)
+        self.images, self.labels = (
+            torch.from_numpy(np.ascontiguousarray(images)),
+            torch.from_numpy(np.asarray(labels).astype(np.int64)),
         )
         self.teacher = None if teacher is None else torch.from_numpy(np.ascontiguousarray(teacher))
         self.model = build_model(recipe)
@@ -183,7 +189,9 @@ class Trainer:
             row = self._train_epoch(progress)
             self.epoch += 1
             if self.epoch == self.recipe.epochs and self.recipe.recalibrate:
-                recalibrate(self.result(), self.images[: self.count][: self.recipe.recalibrate], self.fabric.device)
+                recalibrate(
+                    self.result(), self.images[: self.count][: self.recipe.recalibrate], self.fabric.device
+                )
             row["held_back"] = self._held_back()
             self._save(row)
         model = self.result()
@@ -287,13 +295,18 @@ class Trainer:
 
     def _resume(self) -> None:
         state = _read(self.checkpoint)
-        changed = [k for k, v in self.recipe.to_dict().items() if state["recipe"].get(k) != v]
-        # A trapezoid may go on for longer, until its decay has begun.
-        fine = set(changed) <= {"epochs", "decay", "evaluate_every", "recalibrate"}
-        if not fine or (changed and self.recipe.schedule == "cosine" and "epochs" in changed):
+        before = Recipe().replace(**state["recipe"])
+        changed = [k for k, v in self.recipe.to_dict().items() if before.to_dict()[k] != v]
+        # A trapezoid may go on for longer than was planned, or end sooner, until its decay has begun.
+        constant = self.recipe.schedule == "trapezoid" and state["epoch"] <= min(
+            r.epochs - r.decay for r in (before, self.recipe)
+        )
+        free = {"evaluate_every", "recalibrate"} | ({"epochs", "decay"} if constant else set())
+        wrong = [k for k in changed if k not in free]
+        if wrong:
             raise InvalidArgument(
                 "other-run",
-                f"{self.folder} holds a run of another recipe ({', '.join(changed)} differ): "
+                f"{self.folder} holds a run of another recipe ({', '.join(wrong)} differ): "
                 "use another folder, or the recipe in it",
             )
         try:
@@ -302,7 +315,9 @@ class Trainer:
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
         except (RuntimeError, KeyError, ValueError) as error:
-            raise DataError("damaged-checkpoint", f"{self.checkpoint}: {str(error).splitlines()[0]}") from error
+            raise DataError(
+                "damaged-checkpoint", f"{self.checkpoint}: {str(error).splitlines()[0]}"
+            ) from error
         self.epoch = state["epoch"]
         if self.fabric.is_global_zero:
             (self.folder / "recipe.json").write_text(json.dumps(self.recipe.to_dict(), indent=1) + "\n")
@@ -337,7 +352,9 @@ def predict(model: nn.Module, images: Tensor | npt.NDArray[np.uint8], *, batch: 
     was_training = model.training
     model.eval()
     tensor = torch.as_tensor(images)
-    logits = [model(as_input(tensor[i : i + batch]).to(device)).float().cpu() for i in range(0, len(tensor), batch)]
+    logits = [
+        model(as_input(tensor[i : i + batch]).to(device)).float().cpu() for i in range(0, len(tensor), batch)
+    ]
     model.train(was_training)
     return torch.cat(logits)
 
@@ -369,7 +386,9 @@ def load_run(folder: str | os.PathLike[str]) -> tuple[nn.Module, Recipe, int]:
     model = build_model(recipe)
     values = state["model"]
     if state.get("average") is not None:
-        values = {k.removeprefix("module."): v for k, v in state["average"].items() if k.startswith("module.")}
+        values = {
+            k.removeprefix("module."): v for k, v in state["average"].items() if k.startswith("module.")
+        }
     try:
         model.load_state_dict(values)
     except RuntimeError as error:
