@@ -55,6 +55,23 @@ firmware: $(RUNNER) ## Build the runner image of every board
 emulator:
 	@scripts/emulator.sh
 
+CAPI_TARGET := thumbv7em-none-eabihf
+
+.PHONY: capi
+capi: ## The C library and its header for CAPI_TARGET, in build/capi/
+	scripts/rust-target.sh $(CAPI_TARGET)
+	cargo build --profile capi --package cbin-nn-capi --target $(CAPI_TARGET) --locked --quiet
+	mkdir -p build/capi/$(CAPI_TARGET)
+	cp target/$(CAPI_TARGET)/capi/libcbin_nn.a rust/capi/include/cbin_nn.h build/capi/$(CAPI_TARGET)/
+
+.PHONY: capi-header
+capi-header: ## Write the C header anew from the code
+	CBIN_NN_WRITE_HEADER=1 cargo test --quiet --package cbin-nn-capi --test header
+
+.PHONY: arm-gcc
+arm-gcc:
+	@scripts/arm-gcc.sh
+
 .PHONY: wheel
 wheel: $(VENV)/.done $(RUNNER) ## Build a wheel with the runner images inside, in dist/
 	VIRTUAL_ENV=$(VENV) $(BIN)/maturin build --release --out dist
@@ -81,10 +98,11 @@ lint: $(NATIVE) ## Formatting, clippy, ruff, types, dependency direction
 	cargo fmt --all --check
 	cd firmware && cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo fmt --manifest-path examples/embed-rust/Cargo.toml --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	cargo clippy --manifest-path fuzz/Cargo.toml --all-targets --locked --quiet -- -D warnings
-	$(BIN)/ruff format --check python tests examples scripts
-	$(BIN)/ruff check python tests examples scripts
+	$(BIN)/ruff format --check python tests examples scripts notebooks
+	$(BIN)/ruff check python tests examples scripts notebooks
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest cbin_nn._native
 	$(BIN)/python scripts/check_dependencies.py
@@ -95,7 +113,7 @@ test-rust: $(RUNNER) emulator ## Rust tests, the emulated board's included
 	cargo test --manifest-path fuzz/Cargo.toml --locked --quiet
 
 .PHONY: test-python
-test-python: $(NATIVE) $(RUNNER) emulator ## Python tests that need no deep-learning framework
+test-python: $(NATIVE) $(RUNNER) emulator arm-gcc ## Python tests that need no deep-learning framework
 	@scripts/cifar10.sh $(BIN)/python build/cifar10
 	$(BIN)/python -m pytest -q --ignore tests/frameworks
 
@@ -112,6 +130,16 @@ $(FRAMEWORKS)/.done: pyproject.toml $(VENV)/.done
 test-frameworks: $(FRAMEWORKS)/.done $(NATIVE) ## Tests against real Larq on real TensorFlow
 	PYTHONPATH=python $(FRAMEWORKS)/bin/python -m pytest -q tests/frameworks
 
+$(VENV)/.docs: pyproject.toml $(VENV)/.done
+	$(BIN)/python scripts/requirements.py docs | $(BIN)/uv pip install --quiet --python $(BIN)/python -r -
+	touch $@
+
+.PHONY: docs
+docs: $(VENV)/.docs $(NATIVE) $(RUNNER) emulator ## The documentation site, in build/site/, and the crates' pages; any warning fails
+	$(BIN)/jupyter nbconvert --log-level ERROR --execute --to notebook --output-dir docs/notebooks notebooks/0[34]_*.ipynb
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+
 .PHONY: fixtures
 fixtures: $(NATIVE) ## Remake the test fixtures that need no framework
 	$(BIN)/python tests/make_fixture.py
@@ -120,10 +148,11 @@ fixtures: $(NATIVE) ## Remake the test fixtures that need no framework
 MIRI = MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test --quiet --tests
 
 .PHONY: miri
-miri: ## Run the kernels' and the model's tests under Miri (nightly)
+miri: ## Run the tests of the kernels, the model and the C interface under Miri (nightly)
 	scripts/nightly.sh miri rust-src
 	cargo +nightly miri setup
 	$(MIRI) -p cbin-nn-kernels & kernels=$$!; $(MIRI) -p cbin-nn-model --features cbin-nn-model/std; wait $$kernels
+	$(MIRI) -p cbin-nn-capi --test calls
 
 .PHONY: fuzz-short
 fuzz-short: ## Fuzz the file view and every operator's arguments, a minute each (nightly)

@@ -46,7 +46,7 @@ def main() -> int:
     start = time.perf_counter()
     model = cbin_nn.convert(SOURCE)
     print(f"Converted {SOURCE.name} in {1000 * (time.perf_counter() - start):.0f} ms, without TensorFlow:\n")
-    print(model.report, "\n")
+    print(model.conversion, "\n")
     model.summary()
 
     start = time.perf_counter()

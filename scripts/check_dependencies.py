@@ -17,6 +17,7 @@ CRATES = {
     "cbin-nn-model": {"cbin-nn-kernels"},
     "cbin-nn-protocol": set(),
     "cbin-nn-deploy": {"cbin-nn-model", "cbin-nn-protocol"},
+    "cbin-nn-capi": {"cbin-nn-model"},
     "cbin-nn-python": {"cbin-nn-kernels", "cbin-nn-model", "cbin-nn-deploy"},
     "cbin-nn-runner": {"cbin-nn-model", "cbin-nn-protocol"},
     "cbin-nn-qemu-mps2-an500": {"cbin-nn-runner"},

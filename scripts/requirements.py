@@ -15,8 +15,12 @@ def requirements(extra: str) -> list[str]:
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     found = list(project["dependencies"])
     for requirement in project["optional-dependencies"][extra]:
-        reference = re.fullmatch(r"cbin-nn\[(\w+)\]", requirement)
-        found += requirements(reference.group(1)) if reference else [requirement]
+        reference = re.fullmatch(r"cbin-nn\[([\w,-]+)\]", requirement)
+        if reference:
+            for name in reference.group(1).split(","):
+                found += requirements(name)
+        else:
+            found.append(requirement)
     return list(dict.fromkeys(found))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -171,3 +172,17 @@ def test_eval_refuses_a_model_without_classes(tmp_path: Path) -> None:
     bits, _ = cbin_nn.ops.qbconv2d.model(np.zeros((1, 32, 32, 3), np.uint8), weights)
     path = bits.save(tmp_path / "bits.cbn")
     assert "packed bits" in failed("eval", path, "--data", tmp_path)
+
+
+def test_the_shell_completes_verbs_and_options() -> None:
+    def completed(words: str, at: int) -> list[str]:
+        variables = {"_CBIN_NN_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(at)}
+        command = Path(sys.executable).with_name("cbin-nn")
+        require("the cbin-nn command", command.is_file(), "make develop")
+        done = subprocess.run(
+            [command], env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=True
+        )
+        return [line.removeprefix("plain,") for line in done.stdout.splitlines()]
+
+    assert completed("cbin-nn in", 1) == ["inspect"]
+    assert completed("cbin-nn bench --bo", 2) == ["--board"]

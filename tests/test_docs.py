@@ -20,7 +20,8 @@ def test_the_bit_contract_by_hand() -> None:
     assert outcome.failed == 0
 
 
-def test_the_readme_examples_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("page", "examples"), [("README.md", 2), ("docs/tutorial.md", 1)])
+def test_the_examples_run(page: str, examples: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     require("qemu-system-arm", shutil.which("qemu-system-arm") is not None, "apt-get install qemu-system-arm")
     try:
         deploy.runner_path("qemu-mps2-an500")
@@ -29,12 +30,11 @@ def test_the_readme_examples_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     (tmp_path / "build").mkdir()
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(blocks) >= 2
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    assert len(blocks) >= examples
     namespace: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
-    assert (tmp_path / "build" / "model.cbn").is_file()
+        exec(compile(block, page, "exec"), namespace)
 
 
 def test_the_readme_names_commands_that_exist() -> None:

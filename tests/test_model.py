@@ -214,7 +214,7 @@ def test_ctrl_c_ends_a_long_run(fixtures: Path) -> None:
 def test_a_model_survives_pickle_and_copy(model: cbin_nn.Model, images: np.ndarray) -> None:
     for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         assert again.to_bytes() == model.to_bytes()
-        assert str(again.report) == str(model.report)
+        assert str(again.conversion) == str(model.conversion)
         np.testing.assert_array_equal(again.run(images), model.run(images))
 
 

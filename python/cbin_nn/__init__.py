@@ -23,7 +23,7 @@ from .errors import CbinError
 from .model import Layer, Model, convert, load, save
 
 if TYPE_CHECKING:
-    from . import data, images, ops, rule
+    from . import data, images, ops, plots, rule
     from .rule import Rule
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "images",
     "load",
     "ops",
+    "plots",
     "rule",
     "save",
 ]
@@ -47,7 +48,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What `import cbin_nn` alone leaves out, loaded on first use, so that import stays light."""
-    if name in ("data", "images", "ops", "rule"):
+    if name in ("data", "images", "ops", "plots", "rule"):
         from importlib import import_module
 
         return import_module(f".{name}", __name__)

@@ -29,6 +29,9 @@ __all__ = ["main"]
 
 MODEL = click.Path(path_type=Path)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+report_file = click.option(
+    "--report", type=MODEL, metavar="FILE", help="Write a report, too: .html (with pictures), .md or .txt."
+)
 force = click.option("--force", is_flag=True, help="Overwrite an output file that exists.")
 
 
@@ -140,21 +143,27 @@ def convert(
         fuse=not no_fuse,
     )
     model.save(out, overwrite=force)
-    report = model.report
+    report = model.conversion
     assert report is not None
     value = {"model": str(out), "bytes": model.file_bytes, "sha256": model.sha256, **report.to_dict()}
     _print(value, as_json, f"{report}\n{out}: {model.file_bytes:,} bytes")
 
 
-@main.command(epilog="Example: cbin-nn inspect model.cbn")
+@main.command(epilog="Example: cbin-nn inspect model.cbn --report model.html")
 @click.argument("model", type=MODEL)
+@report_file
+@force
 @as_json
-def inspect(model: Path, as_json: bool) -> None:
+def inspect(model: Path, report: Path | None, force: bool, as_json: bool) -> None:
     """Show the layers of MODEL: operator, shape, MACs, flash and RAM."""
     from .model import load
     from .report import summary
 
+    if report is not None:
+        check_target(report, overwrite=force)
     loaded = load(model)
+    if report is not None:
+        loaded.report().save(report, overwrite=force)
     value = {
         "name": loaded.name,
         "input_shape": list(loaded.input_shape),
@@ -250,6 +259,8 @@ def evaluate(model: Path, data: Path | None, threads: int | None, as_json: bool)
 @click.option(
     "--timeout", type=click.FloatRange(min=0.0), metavar="SECONDS", help="How long the board may be silent."
 )
+@report_file
+@force
 @as_json
 def bench(
     model: Path,
@@ -258,6 +269,8 @@ def bench(
     labels: Path | None,
     count: int | None,
     timeout: float | None,
+    report: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Run MODEL on a board; compare each output with the host's, and count by layer.
@@ -266,14 +279,18 @@ def bench(
     """
     from .deploy import bench as run_bench
 
+    if report is not None:
+        check_target(report, overwrite=force)
     loaded = _load_or_convert(model)
     truth = None if labels is None else _load_array("labels", labels)
     pictures = None if images is None else _load_array("images", images)
     with _progress(board) as progress:
-        report = run_bench(
+        result = run_bench(
             loaded, board, pictures, labels=truth, count=count, timeout=timeout, progress=progress
         )
-    _print(report.to_dict(), as_json, str(report))
+    if report is not None:
+        loaded.report(result).save(report, overwrite=force)
+    _print(result.to_dict(), as_json, str(result))
 
 
 def _load_or_convert(path: Path) -> Any:

@@ -137,6 +137,11 @@ class BenchReport:
 
         return text(self)
 
+    def _repr_html_(self) -> str:
+        from .report import bench_html
+
+        return bench_html(self)
+
 
 def boards() -> list[Board]:
     """Every board this version knows."""

@@ -22,8 +22,9 @@ from .zoo import PREFIX, card, resolve
 if TYPE_CHECKING:
     from .converters import ConversionReport
     from .deploy import BenchReport, Progress
+    from .report import ModelReport
 
-__all__ = ["Layer", "Model", "check_images", "check_words", "convert", "load", "save"]
+__all__ = ["ArenaBuffer", "Layer", "Model", "check_images", "check_words", "convert", "load", "save"]
 
 Array = npt.NDArray[Any]
 OutputType = Literal["i8", "i16", "i32", "f32"]
@@ -49,13 +50,28 @@ class Layer:
     fused_pool: bool
 
 
+@dataclass(frozen=True)
+class ArenaBuffer:
+    """A part of the arena, and when it is in use. Sizes and offsets are in bytes."""
+
+    #: Name of the layer whose output or scratch it is.
+    name: str
+    #: True for a layer's scratch, False for its output.
+    scratch: bool
+    offset: int
+    bytes: int
+    #: Index in `Model.layers` of the first and of the last layer during which it is in use.
+    first: int
+    last: int
+
+
 class Model:
     """A checked `.cbn` model. Made by `convert` or `load`."""
 
-    def __init__(self, native: _native.Model, report: ConversionReport | None = None) -> None:
+    def __init__(self, native: _native.Model, conversion: ConversionReport | None = None) -> None:
         self._native = native
         #: What the conversion did, layer by layer; None for a model that was loaded.
-        self.report = report
+        self.conversion = conversion
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Model:
@@ -67,7 +83,7 @@ class Model:
         return cls(_native.Model.from_bytes(bytes(memoryview(data))))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self.to_bytes(), self.report)
+        return _restore, (self.to_bytes(), self.conversion)
 
     def to_bytes(self) -> bytes:
         """The bytes of the `.cbn` file."""
@@ -75,6 +91,10 @@ class Model:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the model to a `.cbn` file, whole or not at all.
+
+        Args:
+            path: the file.
+            overwrite: replace a file that exists.
 
         Raises:
             OutputError: the file exists (and `overwrite` is False) or can't be written.
@@ -150,6 +170,11 @@ class Model:
         ]
 
     @property
+    def arena(self) -> list[ArenaBuffer]:
+        """What lies where in the arena, and when: in order of the layers."""
+        return [ArenaBuffer(*row) for row in self._native.arena()]
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates an image."""
         return sum(layer.macs for layer in self.layers)
@@ -202,7 +227,7 @@ class Model:
         return words
 
     def dequantize(self, outputs: Array) -> npt.NDArray[np.float32]:
-        """Integer outputs as float32 logits of the source network: `outputs * output_scale`.
+        """Integer outputs `[N, classes]` as float32 logits of the source network: `outputs * output_scale`.
 
         Raises:
             InvalidArgument: `outputs` are not integers, for instance because they are logits already.
@@ -214,7 +239,7 @@ class Model:
         return (outputs * self.output_scale).astype(np.float32)
 
     def run_integers(self, images: npt.ArrayLike, *, threads: int | None = None) -> Array:
-        """As `run`, but always the integers that a board sends, also for a model with float output."""
+        """As `run`, but always the integers `[N, classes]` that a board sends, whatever the output type."""
         batch = self.check_input(images)
         batch = batch[None] if batch.ndim == 3 else batch
         outputs: Array = self._native.run(batch, thread_count(threads), False)
@@ -263,7 +288,8 @@ class Model:
     ) -> BenchReport:
         """Run images on a board and compare each output with the host's, byte for byte.
 
-        See `cbin_nn.deploy.bench` for the arguments, the report and the errors.
+        `images` are uint8 `[N, H, W, C]`, `labels` integers `[N]`. See `cbin_nn.deploy.bench` for the
+        arguments, the report and the errors.
         """
         from .deploy import bench
 
@@ -275,6 +301,19 @@ class Model:
 
         print_fn(summary(self))
 
+    def report(self, *benches: BenchReport) -> ModelReport:
+        """Layers, memory, the conversion and benchmarks in one report: print it, show it in Jupyter, save it.
+
+        Args:
+            benches: benchmarks of this model, from `bench`.
+
+        Raises:
+            InvalidArgument: a benchmark is another model's.
+        """
+        from .report import ModelReport
+
+        return ModelReport(self, benches)
+
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.input_shape))
         layers = len(self.layers)
@@ -282,13 +321,13 @@ class Model:
         return f"<cbin_nn.Model {self.name!r}: {shape} -> {output}, {layers} operators>"
 
 
-def _restore(data: bytes, report: ConversionReport | None) -> Model:
+def _restore(data: bytes, conversion: ConversionReport | None) -> Model:
     """A model from a pickle."""
-    return Model(_native.Model.from_bytes(data), report)
+    return Model(_native.Model.from_bytes(data), conversion)
 
 
 def check_images(images: npt.ArrayLike, shape: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Check that `images` are uint8 `[N, H, W, C]` or `[H, W, C]` of the given (H, W, C).
+    """Check that `images` are uint8 `[N, H, W, C]` or `[H, W, C]` of the given `shape` (H, W, C).
 
     Raises:
         InvalidArgument: naming what is wrong: dtype, shape or range.
@@ -383,7 +422,7 @@ def convert(
         fuse: False keeps convolutions and max-pools apart wherever stored bits can be pooled.
 
     Returns:
-        The model; `model.report` says what was folded into what.
+        The model; `model.conversion` says what was folded into what.
 
     Raises:
         ConversionError: a layer or option can't be converted; the message names the layer and what to do.
@@ -439,5 +478,5 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write a model to a `.cbn` file: `model.save(path)`."""
+    """Write a model to a `.cbn` file. See `Model.save`."""
     return model.save(path, overwrite=overwrite)

@@ -413,7 +413,7 @@ class Rule:
         """The rules of `sign(BatchNorm(acc))`: gamma < 0 turns the comparison, gamma = 0 is constant.
 
         Args:
-            gamma: see `BatchNorm`, as the others up to epsilon.
+            gamma: one number, or float32 of shape (C,); see `BatchNorm`, as the others up to epsilon.
             beta: see `BatchNorm`.
             mean: see `BatchNorm`.
             variance: see `BatchNorm`.

@@ -47,3 +47,8 @@ pub use options::Options;
 pub use rtt::{Rtt, RttError};
 pub use session::{BoardInfo, ImageRun, Session, Watch};
 pub use transport::{Transport, TransportError};
+
+/// The examples of the README run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

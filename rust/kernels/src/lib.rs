@@ -52,3 +52,8 @@ pub mod rule;
 pub mod shape;
 
 pub use error::ArgumentError;
+
+/// The examples of the README run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -39,7 +39,7 @@ impl OwnedModel {
 
     /// The view over the bytes.
     pub fn view(&self) -> Model<'_> {
-        Model::new_unchecked(&self.bytes)
+        Model::new_unchecked(&self.bytes).expect("the bytes were checked when they were copied")
     }
 
     /// The file's bytes.

@@ -41,5 +41,10 @@ mod walk;
 pub mod writer;
 
 pub use error::{FormatError, RunError};
-pub use view::{Model, Tensor};
+pub use view::{ArenaBuffer, Model, Tensor};
 pub use walk::{NoObserver, Observer};
+
+/// The examples of the README run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -43,6 +43,23 @@ pub struct Tensor<'a> {
     pub scale: f64,
 }
 
+/// A part of the arena, and when it is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArenaBuffer<'a> {
+    /// Name of the tensor, or of the operator whose scratch it is.
+    pub name: &'a str,
+    /// Whether it is an operator's scratch.
+    pub scratch: bool,
+    /// Offset in the arena, in bytes.
+    pub offset: usize,
+    /// Size in bytes.
+    pub bytes: usize,
+    /// First operator during which it is in use.
+    pub first: usize,
+    /// Last operator during which it is in use.
+    pub last: usize,
+}
+
 impl Tensor<'_> {
     /// Height, width and channels.
     ///
@@ -78,11 +95,13 @@ impl<'a> Model<'a> {
         Ok(model)
     }
 
-    /// The view without its checks, for bytes that [`new_checked`](Self::new_checked) has accepted before.
-    /// Other bytes may make accessors panic; nothing worse, since this crate has no `unsafe`.
-    #[cfg(feature = "std")]
-    pub(crate) fn new_unchecked(bytes: &'a [u8]) -> Self {
-        Self::split(bytes).expect("the bytes were checked before")
+    /// The view after a look at the lengths alone, for bytes that [`new_checked`](Self::new_checked) has accepted
+    /// before. Other bytes may make accessors and runs panic; nothing worse, since this crate has no `unsafe`.
+    ///
+    /// # Errors
+    /// [`FormatError`], where the bytes can't be those of a model.
+    pub fn new_unchecked(bytes: &'a [u8]) -> Result<Self, FormatError> {
+        Self::split(bytes)
     }
 
     /// Cuts the bytes into their sections. Only lengths are checked.
@@ -384,6 +403,34 @@ impl<'a> Model<'a> {
     /// Bytes of arena that a run needs, scratch included; a multiple of 4.
     pub fn arena_bytes(&self) -> usize {
         self.header.arena_bytes as usize
+    }
+
+    /// What lies where in the arena, and when: in order of the operators, an operator's scratch before its output.
+    pub fn arena_buffers(&self) -> impl Iterator<Item = ArenaBuffer<'a>> + use<'a> {
+        let model = *self;
+        (0..model.operators.len()).flat_map(move |index| {
+            let record = model.record(index);
+            let scratch = ArenaBuffer {
+                name: model.operator_name(index),
+                scratch: true,
+                offset: record.scratch_offset as usize,
+                bytes: record.scratch_bytes as usize,
+                first: index,
+                last: index,
+            };
+            let tensor = model.tensor_at(index + 1);
+            let output = ArenaBuffer {
+                name: tensor.name,
+                scratch: false,
+                offset: tensor.offset,
+                bytes: if tensor.place == Place::Arena { tensor.bytes } else { 0 },
+                first: index,
+                last: (index..model.operators.len())
+                    .rfind(|&reader| model.operators[reader].inputs.contains(&(index as u32 + 1)))
+                    .unwrap_or(index),
+            };
+            [scratch, output].into_iter().filter(|buffer| buffer.bytes != 0)
+        })
     }
 
     /// Multiply-accumulates of one image, counting taps in the padding.

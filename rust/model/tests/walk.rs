@@ -115,3 +115,24 @@ fn the_arena_is_smaller_than_the_sum_of_its_tensors() {
         (0..model.operator_count()).map(|i| model.operator(i).unwrap().scratch_bytes()).sum();
     assert!(model.arena_bytes() < tensors + scratch);
 }
+
+#[test]
+fn the_arena_holds_what_is_in_use_and_no_more() {
+    let bytes = AlignedBytes::copy_of(&small_model(1, Layout::ByteMask, DType::I8));
+    let model = Model::new_checked(&bytes).unwrap();
+    let buffers: Vec<_> = model.arena_buffers().collect();
+    // Every operator writes to the arena, but for the last, whose output is the model's.
+    assert_eq!(buffers.iter().filter(|b| !b.scratch).count(), model.operator_count() - 1);
+    assert_eq!(buffers.iter().map(|b| b.offset + b.bytes).max(), Some(model.arena_bytes()));
+    for (i, a) in buffers.iter().enumerate() {
+        assert!(a.bytes != 0 && a.first <= a.last && a.last < model.operator_count());
+        for b in &buffers[i + 1..] {
+            let meet = a.first <= b.last && b.first <= a.last;
+            assert!(!meet || a.offset + a.bytes <= b.offset || b.offset + b.bytes <= a.offset, "{a:?} {b:?}");
+        }
+    }
+    // A tensor lives from the operator that writes it to the last that reads it.
+    let output = buffers.iter().find(|b| !b.scratch && b.first == 0).unwrap();
+    let mut readers = (0..model.operator_count()).filter(|&at| model.operator_inputs(at).any(|t| t == 1));
+    assert_eq!(Some(output.last), readers.next_back());
+}

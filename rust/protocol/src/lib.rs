@@ -338,3 +338,8 @@ pub fn file_tail(file: &str) -> &str {
 
 #[cfg(test)]
 mod tests;
+
+/// The examples of the README run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -135,6 +135,12 @@ impl Model {
             .collect()
     }
 
+    /// (name, scratch, offset, bytes, first operator, last operator) of every buffer in the arena.
+    fn arena(&self) -> Vec<(&str, bool, usize, usize, usize, usize)> {
+        let buffers = self.inner.view().arena_buffers();
+        buffers.map(|b| (b.name, b.scratch, b.offset, b.bytes, b.first, b.last)).collect()
+    }
+
     /// Runs a batch on `threads` threads (0: one a core): u8 images `[N, H, W, C]`, or uint32 words `[N, H,
     /// W, words]` for a model with packed input. Returns integers `[N, units]`, or words for a packed output.
     fn run<'py>(
