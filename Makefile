@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FRAMEWORKS := .venv-frameworks
+TORCH := .venv-torch
 BOARD := qemu-mps2-an500
 TARGET := thumbv7em-none-eabihf
 RUNNER := python/cbin_nn/runners/$(BOARD).elf
@@ -126,9 +127,22 @@ $(FRAMEWORKS)/.done: pyproject.toml $(VENV)/.done
 		$(BIN)/uv pip install --quiet --python $(FRAMEWORKS)/bin/python -r -
 	touch $@
 
+$(TORCH)/.done: pyproject.toml $(VENV)/.done
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(TORCH)
+	$(BIN)/python scripts/requirements.py frameworks-torch | \
+		$(BIN)/uv pip install --quiet --python $(TORCH)/bin/python -r -
+	touch $@
+
 .PHONY: test-frameworks
-test-frameworks: $(FRAMEWORKS)/.done $(NATIVE) ## Tests against real Larq on real TensorFlow
-	PYTHONPATH=python $(FRAMEWORKS)/bin/python -m pytest -q tests/frameworks
+test-frameworks: test-keras test-torch ## Tests against real Larq on real TensorFlow, and real PyTorch
+
+.PHONY: test-keras
+test-keras: $(FRAMEWORKS)/.done $(NATIVE) ## Tests against real Larq on real TensorFlow
+	PYTHONPATH=python $(FRAMEWORKS)/bin/python -m pytest -q tests/frameworks --ignore-glob '*torch*'
+
+.PHONY: test-torch
+test-torch: $(TORCH)/.done $(NATIVE) ## Tests against real PyTorch (its wheels are 5.5 GB, once)
+	PYTHONPATH=python $(TORCH)/bin/python -m pytest -q tests/frameworks/test_torch*.py
 
 $(VENV)/.docs: pyproject.toml $(VENV)/.done
 	$(BIN)/python scripts/requirements.py docs | $(BIN)/uv pip install --quiet --python $(BIN)/python -r -
@@ -174,4 +188,4 @@ mutants: ## Check that every committed mutant of the reference kernels fails a t
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf target fuzz/target fuzz/artifacts firmware/target firmware/boards/*/target $(VENV) $(FRAMEWORKS) build dist $(NATIVE) $(RUNNER)
+	rm -rf target fuzz/target fuzz/artifacts firmware/target firmware/boards/*/target $(VENV) $(FRAMEWORKS) $(TORCH) build dist $(NATIVE) $(RUNNER)

@@ -442,7 +442,7 @@ def _convert_zoo(
     name: str, output: OutputType, meaning: tuple[float | None, float | None], fuse: bool
 ) -> Model:
     """The model `name` of the zoo, converted again from its trained parameters."""
-    from .train.export import convert_parameters
+    from .train import require_torch
 
     known = card(name)
     if meaning != (None, None):
@@ -450,6 +450,9 @@ def _convert_zoo(
             "bad-argument",
             f"input_scale, input_offset: {name} takes pixels as they are, 0 to 255; leave them out",
         )
+    require_torch()
+    from .train.export import convert_parameters
+
     return convert_parameters(known.parameters, known.recipe, name=known.name, output=output, fuse=fuse)
 
 

@@ -141,6 +141,8 @@ def _typed(name: str, value: Any, like: Any) -> Any:
 
 #: What `cbin-nn train NAME` runs.
 RECIPES = {
-    "smallcifar": Recipe(distillation=0.8),
-    "smallcifar-binary": Recipe(distillation=0.8, model_options={"first": "binary"}),
+    "smallcifar": Recipe(epochs=205, decay=88, distillation=0.8),
+    "smallcifar-binary": Recipe(
+        epochs=205, decay=88, distillation=0.8, model_options={"first": "binary"}
+    ),
 }

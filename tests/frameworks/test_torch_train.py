@@ -195,7 +195,7 @@ def test_every_module_converts_exactly(torch: Any, kind: str, seed: int) -> None
     expected = predict(model, images).numpy()
     converted = convert(model, (size, size, 3), name=kind)
     logits = converted.run(images, dequantize=True)
-    report = converted.report
+    report = converted.conversion
     assert report is not None
     wrong = np.abs(logits - expected).max(axis=1) > 1e-4 * (1 + np.abs(expected).max())
     # Only channels that the converter reports as near a tie may differ, and few images meet one.
