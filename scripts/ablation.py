@@ -2,10 +2,10 @@
 
     python scripts/ablation.py --data DIR [--images N] [--epochs N] [--seeds N] [-o FOLDER]
 
-The accuracy is that on the last 5,000 images of CIFAR-10's training split, which no method trains on; the test
-split is not read. Prints a Markdown table of mean, sample standard deviation and every seed's figure. Each
-run is a folder of its own: one that was stopped goes on, one that has finished is only read. Needs the extra
-`torch`.
+The accuracy is that on the last 5,000 images of CIFAR-10's training split, which no method trains on;
+the test split is not read. Prints a Markdown table of mean, sample standard deviation and every seed's
+figure. Each run is a folder of its own: one that was stopped goes on, one that has finished is only read.
+Needs the extra `torch`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def run(recipe: Recipe, images: Any, labels: Any, folder: Path) -> tuple[float, 
 
 
 def main() -> None:
+    """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, help="CIFAR-10; default: CBIN_NN_DATA")
     parser.add_argument("--images", type=int, default=45_000, help="of the training split; default: 45000")

@@ -43,6 +43,7 @@ def differences(model: torch.nn.Module, converted: Any, images: Any) -> dict[str
 
 
 def main() -> None:
+    """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("name")

@@ -142,7 +142,9 @@ def test_the_command_takes_a_name_for_a_model(name: str) -> None:
     assert shown.returncode == 0 and f"zoo:{name}" in shown.stdout
 
 
-@pytest.mark.parametrize("use", ["cbin_nn.train.Recipe", *(f"cbin_nn.convert('zoo:{n}')" for n in zoo.names())])
+@pytest.mark.parametrize(
+    "use", ["cbin_nn.train.Recipe", *(f"cbin_nn.convert('zoo:{n}')" for n in zoo.names())]
+)
 def test_without_torch_the_extra_is_named(use: str) -> None:
     code = f"""
 import sys
@@ -153,5 +155,9 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.startswith("MissingExtra") and "pip install 'cbin-nn[torch]'" in done.stdout, done.stdout
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith("MissingExtra") and "pip install 'cbin-nn[torch]'" in done.stdout, (
+        done.stdout
+    )

@@ -30,7 +30,7 @@ __all__ = ["ESTIMATORS", "Sign", "estimate", "set_progress", "sign"]
 
 
 def sign(x: Tensor) -> Tensor:
-    """+1 where `x >= 0`, else -1, in the dtype of `x`; the gradient is 0."""
+    """+1 where `x >= 0`, else -1, in the shape and dtype of `x`, any floating ones; the gradient is 0."""
     return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
 
@@ -143,7 +143,7 @@ class Sign(nn.Module):
 
 
 def set_progress(model: nn.Module, progress: float) -> None:
-    """Tell every estimator of a model how much of the training is done, 0 to 1."""
+    """Tell every estimator of `model` how much of the training is done: `progress`, 0 to 1."""
     for module in model.modules():
         if hasattr(module, "progress") and hasattr(module, "estimator"):
             module.progress = float(progress)

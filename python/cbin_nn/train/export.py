@@ -207,7 +207,12 @@ def convert(
 
 
 def load_parameters(path: Path, recipe: dict[str, Any]) -> nn.Module:
-    """A recipe's network with the parameters of a `.npz` file (see `save_parameters`), in evaluation mode."""
+    """A network with the parameters of a `.npz` file, in evaluation mode.
+
+    Args:
+        path: what `save_parameters` wrote.
+        recipe: fields of the `Recipe` that the network belongs to.
+    """
     from .recipe import Recipe
     from .trainer import build_model
 
@@ -218,12 +223,22 @@ def load_parameters(path: Path, recipe: dict[str, Any]) -> nn.Module:
 
 
 def save_parameters(path: Path, model: nn.Module) -> None:
-    """Write a network's state dict as a compressed `.npz`, latent weights as they are."""
+    """Write a network's state dict as a compressed `.npz`, latent weights as they are.
+
+    Args:
+        path: file to write.
+        model: the network.
+    """
     np.savez_compressed(path, **{name: value.cpu().numpy() for name, value in model.state_dict().items()})
 
 
 def convert_parameters(
     path: Path, recipe: dict[str, Any], *, name: str, output: str, fuse: bool = True
 ) -> Model:
-    """`convert` of `load_parameters`."""
+    """`convert` of `load_parameters`.
+
+    Args:
+        path: as for `load_parameters`; `recipe` too.
+        name: as for `convert`; `output` and `fuse` too.
+    """
     return convert(load_parameters(path, recipe), name=name, output=output, fuse=fuse)

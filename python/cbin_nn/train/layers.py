@@ -114,12 +114,12 @@ class BinaryConv2d(_Binary):
         self._make_weight(out_channels, in_channels, *self.kernel_size)
 
     def accumulate(self, x: Tensor) -> Tensor:
-        """The convolution without the scale: integers where the input is."""
+        """The convolution without the scale: integers where the input, `[N, C, H, W]`, is."""
         weight = self.binary_weight().to(x.dtype)
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` to `[N, filters, H', W']`."""
+        """Floating-point `[N, C, H, W]` to `[N, filters, H', W']`."""
         return self._scaled(self.accumulate(x))
 
 
@@ -189,7 +189,7 @@ class BinaryDepthwiseConv2d(_Binary):
         self._make_weight(channels, 1, *self.kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` to `[N, C, H', W']`."""
+        """Floating-point `[N, C, H, W]` to `[N, C, H', W']`."""
         weight = self.binary_weight().to(x.dtype)
         y = F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, groups=len(weight))
         return self._scaled(y)
@@ -217,7 +217,7 @@ class BinaryLinear(_Binary):
         self._make_weight(out_features, in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, in]` to `[N, out]`."""
+        """Floating-point `[N, in]` to `[N, out]`."""
         return self._scaled(F.linear(x, self.binary_weight().to(x.dtype)))
 
 
@@ -270,7 +270,7 @@ class RPReLU(nn.Module):
         self.after = Shift(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """In the shape of `x`."""
+        """In the shape of `x`, floating-point `[N, C]` or `[N, C, H, W]`."""
         return self.after(self.prelu(self.before(x)))
 
 

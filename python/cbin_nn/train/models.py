@@ -40,7 +40,7 @@ class BinaryBlock(nn.Module):
         self.fused = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """-1 and +1."""
+        """-1 and +1, `[N, C', H/2, W/2]`, of floating-point `[N, C, H, W]`."""
         if self.fused and self.training and x.dtype == torch.bfloat16:
             return self._forward_fused(x)
         signs: Tensor = self.sign(self.norm(self.pool(self.prelu(self.shift(self.conv(x))))))
@@ -74,7 +74,7 @@ class Flatten(nn.Module):
     """`[N, C, H, W]` to `[N, C*H*W]`, in torch's order, CHW."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Every image's features."""
+        """Every image's features, `[N, C*H*W]`, any dtype."""
         return x.flatten(1)
 
 
@@ -125,7 +125,7 @@ class SmallCifar(nn.Module):
             block.fused = on
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, float32."""
+        """Logits, float32 `[N, classes]`, of floating-point `[N, 3, 32, 32]`."""
         bits = self.features(self.block3(self.block2(self.block1(x))))
         logits: Tensor = self.norm(self.dense(bits).float())
         return logits

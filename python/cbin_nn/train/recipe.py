@@ -142,7 +142,5 @@ def _typed(name: str, value: Any, like: Any) -> Any:
 #: What `cbin-nn train NAME` runs.
 RECIPES = {
     "smallcifar": Recipe(epochs=205, decay=88, distillation=0.8),
-    "smallcifar-binary": Recipe(
-        epochs=205, decay=88, distillation=0.8, model_options={"first": "binary"}
-    ),
+    "smallcifar-binary": Recipe(epochs=205, decay=88, distillation=0.8, model_options={"first": "binary"}),
 }

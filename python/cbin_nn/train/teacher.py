@@ -97,7 +97,16 @@ def train_teacher(
 def teacher_logits(
     model: nn.Module, images: npt.NDArray[np.uint8], *, batch: int = 500
 ) -> npt.NDArray[np.float32]:
-    """float32 `[N, 2, classes]`: logits of each image and of its mirror image, averaged over small shifts."""
+    """Logits of each image and of its mirror image, averaged over small shifts.
+
+    Args:
+        model: the teacher.
+        images: uint8 `[N, S, S, 3]`.
+        batch: images at a time.
+
+    Returns:
+        float32 `[N, 2, classes]`.
+    """
     model.eval()
     pixels = torch.from_numpy(np.ascontiguousarray(images))
     sides: list[Tensor] = []
@@ -112,7 +121,8 @@ def teacher_logits(
             ]
             parts.append(torch.stack(crops).mean(dim=0).cpu())
         sides.append(torch.cat(parts))
-    return np.asarray(torch.stack(sides, dim=1).numpy(), np.float32)
+    logits: npt.NDArray[np.float32] = torch.stack(sides, dim=1).numpy().astype(np.float32)
+    return logits
 
 
 def cached_logits(

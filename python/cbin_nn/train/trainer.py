@@ -341,13 +341,29 @@ def train(
     fabric: Any = None,
     progress: Progress | None = None,
 ) -> nn.Module:
-    """Train a recipe's network, or go on where its folder stands; see `Trainer`."""
+    """Train a recipe's network, or go on where its folder stands.
+
+    Args:
+        recipe: as for `Trainer`; `folder`, `teacher` and `fabric` too.
+        images: uint8 `[N, H, W, C]`, the training split.
+        labels: integers `[N]`.
+        progress: called with (steps done, steps in all, a line about the last epoch).
+    """
     return Trainer(recipe, images, labels, folder, teacher=teacher, fabric=fabric).run(progress=progress)
 
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor | npt.NDArray[np.uint8], *, batch: int = 500) -> Tensor:
-    """Logits float32 `[N, classes]` of uint8 images `[N, H, W, C]`, in evaluation mode and plain float32."""
+    """Logits in evaluation mode and plain float32.
+
+    Args:
+        model: the network.
+        images: uint8 `[N, H, W, C]`.
+        batch: images at a time.
+
+    Returns:
+        float32 `[N, classes]`.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -360,13 +376,26 @@ def predict(model: nn.Module, images: Tensor | npt.NDArray[np.uint8], *, batch: 
 
 
 def accuracy(model: nn.Module, images: Tensor | npt.NDArray[np.uint8], labels: Tensor) -> float:
-    """Share of images whose largest logit is at their label."""
+    """Share of images whose largest logit is at their label.
+
+    Args:
+        model: the network.
+        images: uint8 `[N, H, W, C]`.
+        labels: integers `[N]`.
+    """
     return float((predict(model, images).argmax(1) == torch.as_tensor(labels)).float().mean())
 
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, images: Tensor, device: Any = "cpu", *, batch: int = 500) -> None:
-    """Set every BatchNorm's statistics to the averages over images without augmentation."""
+    """Set every BatchNorm's statistics to the averages over images without augmentation.
+
+    Args:
+        model: the network.
+        images: uint8 `[N, H, W, C]`.
+        device: where the model is.
+        batch: images at a time.
+    """
     from torch.optim.swa_utils import update_bn
 
     update_bn((as_input(images[i : i + batch]) for i in range(0, len(images), batch)), model, device=device)
