@@ -242,7 +242,7 @@ OPTIMIZERS = {"adam": LatentAdam, "flip-rate": FlipRateAdam, "bop": Bop}
 
 
 def make_optimizer(model: nn.Module, name: str, **options: Any) -> LatentAdam:
-    """The optimizer called `name` of `OPTIMIZERS` over `group_parameters(model)`, with its `options`.
+    """The optimizer called `name` of `OPTIMIZERS` over the parameters of `model`, with its `options`.
 
     Raises:
         InvalidArgument: there is no such optimizer, or an option is wrong.
