@@ -142,7 +142,7 @@ test-keras: $(FRAMEWORKS)/.done $(NATIVE) ## Tests against real Larq on real Ten
 
 .PHONY: test-torch
 test-torch: $(TORCH)/.done $(NATIVE) ## Tests against real PyTorch (its wheels are 5.5 GB, once)
-	PYTHONPATH=python $(TORCH)/bin/python -m pytest -q tests/frameworks/test_torch*.py
+	PYTHONPATH=$(abspath python) $(TORCH)/bin/python -m pytest -q tests/frameworks/test_torch*.py
 
 $(VENV)/.docs: pyproject.toml $(VENV)/.done
 	$(BIN)/python scripts/requirements.py docs | $(BIN)/uv pip install --quiet --python $(BIN)/python -r -

@@ -140,7 +140,8 @@ def cached_logits(
     if path.exists():
         with np.load(path, allow_pickle=False) as file:
             if str(file["images"]) == digest and int(file["hold_back"]) == hold_back:
-                return np.asarray(file["logits"], np.float32)
+                kept: npt.NDArray[np.float32] = file["logits"]
+                return kept
     count = len(images) - hold_back
     logits = teacher_logits(train_teacher(images[:count], labels[:count], **options), images)
     partial = path.with_name(f".{path.name}.partial.npz")
