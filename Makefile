@@ -11,7 +11,9 @@ BIN := $(VENV)/bin
 FRAMEWORKS := .venv-frameworks
 TORCH := .venv-torch
 BOARD := qemu-mps2-an500
+BOARDS := $(notdir $(wildcard firmware/boards/*))
 TARGET := thumbv7em-none-eabihf
+RUNNERS := $(BOARDS:%=python/cbin_nn/runners/%.elf)
 RUNNER := python/cbin_nn/runners/$(BOARD).elf
 NATIVE := python/cbin_nn/_native.abi3.so
 
@@ -43,14 +45,14 @@ $(NATIVE): $(VENV)/.done $(rust_sources) README.md
 develop: $(NATIVE) ## Build the extension into .venv
 	@$(BIN)/cbin-nn --version
 
-$(RUNNER): $(firmware_sources)
+python/cbin_nn/runners/%.elf: $(firmware_sources)
 	scripts/rust-target.sh $(TARGET)
-	cd firmware/boards/$(BOARD) && cargo build --release --locked
+	cd firmware/boards/$* && cargo build --release --locked
 	mkdir -p $(dir $@)
-	cp firmware/boards/$(BOARD)/target/$(TARGET)/release/runner $@
+	cp firmware/target/$(TARGET)/release/$* $@
 
 .PHONY: firmware
-firmware: $(RUNNER) ## Build the runner image of every board
+firmware: $(RUNNERS) ## Build the runner image of every board
 
 .PHONY: emulator
 emulator:
@@ -73,9 +75,20 @@ capi-header: ## Write the C header anew from the code
 arm-gcc:
 	@scripts/arm-gcc.sh
 
+# Linux wheels are linked against the glibc of manylinux_2_28 by Zig's linker; elsewhere the system's own will do.
+ifeq ($(shell uname -s),Linux)
+WHEEL_FLAGS := --zig --compatibility manylinux_2_28
+WHEEL_TOOLS := $(BIN)/uv pip install --quiet --python $(BIN)/python 'ziglang>=0.13'
+endif
+
 .PHONY: wheel
-wheel: $(VENV)/.done $(RUNNER) ## Build a wheel with the runner images inside, in dist/
-	VIRTUAL_ENV=$(VENV) $(BIN)/maturin build --release --out dist
+wheel: $(VENV)/.done $(RUNNERS) ## Build a wheel with the runner images inside, in dist/
+	$(WHEEL_TOOLS)
+	VIRTUAL_ENV=$(VENV) PATH="$(abspath $(BIN)):$$PATH" $(BIN)/maturin build --release --strip --out dist $(WHEEL_FLAGS)
+
+.PHONY: test-wheel
+test-wheel: wheel ## Install the wheel into an empty environment and deploy to a simulated board
+	$(BIN)/python scripts/test_wheel.py dist/cbin_nn-*-cp310-abi3-*.whl
 
 # ------------------------------------------------------------------------------------------------
 # The main job
@@ -90,6 +103,24 @@ demo: $(NATIVE) ## Convert, run on the host and on the emulated board, compare, 
 .PHONY: bench
 bench: $(NATIVE) $(RUNNER) emulator ## Instructions by layer of the demo model on the emulated board
 	$(BIN)/cbin-nn bench tests/fixtures/smallcifar.h5 --board $(BOARD) --count 20
+
+# Beside TensorFlow, what `make bench-host` compares with.
+$(FRAMEWORKS)/.bench: pyproject.toml $(FRAMEWORKS)/.done
+	$(BIN)/python scripts/requirements.py bench | \
+		$(BIN)/uv pip install --quiet --python $(FRAMEWORKS)/bin/python -r -
+	touch $@
+
+# torch is left out where no interpreter here has it: its wheels take gigabytes.
+bench_torch = $(firstword $(wildcard .venv-torch/bin/python $(FRAMEWORKS)/bin/python))
+.PHONY: bench-host
+bench-host: $(FRAMEWORKS)/.bench $(NATIVE) ## Images a second on this machine, beside onnxruntime, torch, Keras and Larq
+	@scripts/cifar10.sh $(BIN)/python build/cifar10
+	PYTHONPATH=python $(FRAMEWORKS)/bin/python scripts/bench_host.py --data build/cifar10 \
+		--python torch=$(bench_torch) --record bench/record
+
+.PHONY: bench-kernels
+bench-kernels: ## Time of each kernel with each set of instructions that this CPU has (criterion)
+	cargo bench -p cbin-nn-kernels --features std
 
 # ------------------------------------------------------------------------------------------------
 # Checks
@@ -110,11 +141,11 @@ lint: $(NATIVE) ## Formatting, clippy, ruff, types, dependency direction
 
 .PHONY: test-rust
 test-rust: $(RUNNER) emulator ## Rust tests, the emulated board's included
-	CBIN_NN_RUNNERS=$(abspath $(dir $(RUNNER))) cargo test --workspace --features cbin-nn-model/std --quiet
+	CBIN_NN_RUNNERS=$(abspath $(dir $(RUNNER))) cargo test --workspace --exclude cbin-nn-python --features cbin-nn-model/std --quiet
 	cargo test --manifest-path fuzz/Cargo.toml --locked --quiet
 
 .PHONY: test-python
-test-python: $(NATIVE) $(RUNNER) emulator arm-gcc ## Python tests that need no deep-learning framework
+test-python: $(NATIVE) $(RUNNERS) emulator arm-gcc ## Python tests that need no deep-learning framework
 	@scripts/cifar10.sh $(BIN)/python build/cifar10
 	$(BIN)/python -m pytest -q --ignore tests/frameworks
 
@@ -143,6 +174,20 @@ test-keras: $(FRAMEWORKS)/.done $(NATIVE) ## Tests against real Larq on real Ten
 .PHONY: test-torch
 test-torch: $(TORCH)/.done $(NATIVE) ## Tests against real PyTorch (its wheels are 5.5 GB, once)
 	PYTHONPATH=$(abspath python) $(TORCH)/bin/python -m pytest -q tests/frameworks/test_torch*.py
+
+.PHONY: test-cores
+test-cores: test-cores-aarch64 ## Tests of the kernels on other cores than this one's, emulated
+
+# Optimized: the emulator takes its time.
+AARCH64 = CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+
+.PHONY: test-cores-aarch64
+test-cores-aarch64:
+	scripts/aarch64.sh
+	scripts/rust-target.sh aarch64-unknown-linux-gnu
+	$(AARCH64) cargo test --release --target aarch64-unknown-linux-gnu --quiet \
+		-p cbin-nn-kernels -p cbin-nn-model --features cbin-nn-model/std
 
 $(VENV)/.docs: pyproject.toml $(VENV)/.done
 	$(BIN)/python scripts/requirements.py docs | $(BIN)/uv pip install --quiet --python $(BIN)/python -r -
@@ -189,4 +234,4 @@ mutants: ## Check that every committed mutant of the reference kernels fails a t
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf target fuzz/target fuzz/artifacts firmware/target firmware/boards/*/target $(VENV) $(FRAMEWORKS) $(TORCH) build dist $(NATIVE) $(RUNNER)
+	rm -rf target fuzz/target fuzz/artifacts firmware/target $(VENV) $(FRAMEWORKS) $(TORCH) build dist $(NATIVE) $(RUNNERS)

@@ -20,7 +20,11 @@ CRATES = {
     "cbin-nn-capi": {"cbin-nn-model"},
     "cbin-nn-python": {"cbin-nn-kernels", "cbin-nn-model", "cbin-nn-deploy"},
     "cbin-nn-runner": {"cbin-nn-model", "cbin-nn-protocol"},
+    "cbin-nn-stm32": {"cbin-nn-runner"},
     "cbin-nn-qemu-mps2-an500": {"cbin-nn-runner"},
+    "cbin-nn-stm32f746g-disco": {"cbin-nn-stm32"},
+    "cbin-nn-nucleo-f746zg": {"cbin-nn-stm32"},
+    "cbin-nn-nucleo-f446re": {"cbin-nn-stm32"},
     "cbin-nn-fuzz": {"cbin-nn-kernels", "cbin-nn-model"},
 }
 #: Crates that may have no dependency at all, development aside.

@@ -139,20 +139,24 @@ def test_a_missing_emulator_names_the_command(model: cbin_nn.Model, monkeypatch:
         model.bench(BOARD, count=1)
 
 
-def test_a_model_too_large_for_the_board_is_refused_with_numbers() -> None:
+def too_large_model(side: int = 1400) -> cbin_nn.Model:
+    """A model with a plane, and as many weights, of side x side x 4 bytes."""
     from cbin_nn import _native
     from cbin_nn.operators import BBQFC, LoweredModel, QBConv2D, Requantization, Rules, Window
 
-    side = 1400  # a plane of 1400 x 1400 x 4 bytes: beyond the board's workspace
     rules = Rules(np.zeros(1, np.int32), np.full(1, 2**31 - 1, np.int32), np.zeros(1, bool))
     conv = QBConv2D("large", "x", "y", np.ones((1, 1, 1, 1), np.int8), Window((1, 1)), rules)
     ones = np.ones(1, np.int64)
     head = Requantization(ones, 0 * ones, ones, 0 * ones, np.zeros(1, np.int32), 0, "i32", 1.0)
     weights = np.ones((1, side * side), np.int8)
     lowered = LoweredModel("large", "x", (side, side, 1), [conv, BBQFC("fc", "y", "z", weights, head)], "z")
-    model = cbin_nn.Model(_native.Model.from_bytes(_native.build_model(lowered)))
+    return cbin_nn.Model(_native.Model.from_bytes(_native.build_model(lowered)))
+
+
+def test_a_model_too_large_for_the_board_is_refused_with_numbers() -> None:
+    model = too_large_model()
     with pytest.raises(BoardError, match=r"\d{6,}.*\d{6,}") as caught:
-        model.bench(BOARD, np.zeros((1, side, side, 1), np.uint8))
+        model.bench(BOARD, np.zeros((1, *model.input_shape), np.uint8))
     assert caught.value.slug in {"arena-too-small", "model-too-large"}
 
 

@@ -15,10 +15,11 @@ __all__ = [
     "BoardSession",
     "Model",
     "OperatorInfo",
+    "ProbeRow",
     "__version__",
     "build_model",
     "list_boards",
-    "run_on_board",
+    "list_probes",
 ]
 
 __version__: str
@@ -42,6 +43,8 @@ class Model:
     @staticmethod
     def from_bytes(data: bytes) -> Model: ...
     def to_bytes(self) -> bytes: ...
+    @property
+    def kernels(self) -> str: ...
     @property
     def name(self) -> str: ...
     @property
@@ -87,7 +90,9 @@ class BoardRun:
     @property
     def totals(self) -> list[int]: ...
     @property
-    def unit(self) -> str: ...
+    def unit(self) -> str | None: ...
+    @property
+    def simulated(self) -> bool: ...
     @property
     def counter_resolution(self) -> int: ...
     @property
@@ -106,18 +111,40 @@ class BoardRun:
     def workspace_bytes(self) -> int: ...
 
 @final
+class ProbeRow:
+    selector: str
+    name: str
+    accessible: bool
+
+@final
 class BoardSession:
-    def __new__(cls, name: str, runner: str | PathLike[str]) -> BoardSession: ...
-    def load(self, data: bytes) -> None: ...
-    def run(self, images: npt.NDArray[np.uint8]) -> bytes: ...
+    def __new__(
+        cls,
+        name: str,
+        runner: str | PathLike[str],
+        data: bytes | None = None,
+        *,
+        probe: str | None = None,
+        speed_khz: int | None = None,
+        under_reset: bool = False,
+        timeout_s: float | None = None,
+        progress: Callable[[str, str, int, int], None] | None = None,
+    ) -> BoardSession: ...
+    def load(self, data: bytes, progress: Callable[[str, str, int, int], None] | None = None) -> None: ...
+    def open_stored(self) -> bytes: ...
+    def run(
+        self,
+        images: npt.NDArray[np.uint8],
+        progress: Callable[[str, str, int, int], None] | None = None,
+    ) -> BoardRun: ...
+    def close(self) -> None: ...
+    @property
+    def loaded(self) -> str | None: ...
+    @property
+    def simulated(self) -> bool: ...
+    @property
+    def runner_version(self) -> str: ...
 
 def build_model(lowered: LoweredModel) -> bytes: ...
 def list_boards() -> list[BoardRow]: ...
-def run_on_board(
-    name: str,
-    runner: str | PathLike[str],
-    data: bytes,
-    images: npt.NDArray[np.uint8],
-    progress: Callable[[int, int], None] | None,
-    timeout_s: float | None,
-) -> BoardRun: ...
+def list_probes() -> list[ProbeRow]: ...

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -226,49 +226,93 @@ def run(
 @click.option(
     "--data", type=MODEL, metavar="DIR", help="Folder of CIFAR-10.  [default: the variable CBIN_NN_DATA]"
 )
+@click.option(
+    "--images", type=MODEL, metavar="IMAGES.npy", help="Instead: u8 [N, H, W, C], mapped, of any length."
+)
+@click.option("--labels", type=MODEL, metavar="L.npy", help="Integers [N]; with --images.")
 @click.option("--threads", type=click.IntRange(1, MAX_THREADS), help="Threads to use.  [default: one a core]")
 @as_json
-def evaluate(model: Path, data: Path | None, threads: int | None, as_json: bool) -> None:
-    """Accuracy of MODEL on CIFAR-10's test split, on the host."""
-    from .data import cifar10
+def evaluate(
+    model: Path,
+    data: Path | None,
+    images: Path | None,
+    labels: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Accuracy of MODEL on CIFAR-10's test split, or on labelled images, on the host."""
     from .model import load
 
+    if (images is None) != (labels is None) or (images is not None and data is not None):
+        raise click.UsageError("give --images and --labels together, or --data")
     loaded = load(model)
     if loaded.output_dtype == "bits":
         raise InvalidArgument(
             "no-classes", f"{model} ends in packed bits, not in a number for each class: nothing to evaluate"
         )
-    images, labels = cifar10(data)
-    start = time.perf_counter()
-    outputs = loaded.run(images, threads=threads)
-    seconds = time.perf_counter() - start
-    accuracy = float((outputs.argmax(axis=1) == labels).mean())
-    rate = len(images) / seconds
-    value = {"accuracy": accuracy, "images": len(images), "images_per_second": rate}
-    _print(value, as_json, f"accuracy {accuracy:.2%} on {len(images):,} images, {rate:,.0f} images a second")
+    pictures: Any = images
+    truth: Any = labels
+    if images is None:
+        from .data import cifar10
+
+        pictures, truth = cifar10(data)
+    with _progress("images") as progress:
+        result = loaded.evaluate(pictures, truth, threads=threads, progress=progress)
+    value = {
+        "accuracy": result.accuracy,
+        "images": result.images,
+        "images_per_second": result.images_per_second,
+        "kernels": loaded.kernels,
+    }
+    _print(value, as_json, str(result))
+
+
+#: The options of the commands that open a board.
+_BOARD_OPTIONS = [
+    click.option("--board", default="qemu-mps2-an500", show_default=True, help="A name of `cbin-nn boards`."),
+    click.option(
+        "--probe",
+        metavar="SELECTOR",
+        help="Debug probe, as `cbin-nn probes` lists it.  [default: the only one]",
+    ),
+    click.option("--speed", "speed_khz", type=click.IntRange(1, 100_000), metavar="KHZ", help="Its clock."),
+    click.option("--under-reset", is_flag=True, help="Attach while the chip is held in reset."),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0.0),
+        metavar="SECONDS",
+        help="How long board and probe may be silent.",
+    ),
+]
+
+
+def _board_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_BOARD_OPTIONS):
+        command = option(command)
+    return command
 
 
 @main.command(
     epilog="Example: cbin-nn bench model.cbn --board qemu-mps2-an500 --images images.npy --count 20"
 )
 @click.argument("model", type=MODEL)
-@click.option("--board", default="qemu-mps2-an500", show_default=True, help="A name of `cbin-nn boards`.")
+@_board_options
 @click.option("--images", type=MODEL, metavar="IMAGES.npy", help="u8 [N, H, W, C].  [default: drawn images]")
 @click.option("--labels", type=MODEL, metavar="L.npy", help="Integers [N], for the accuracy.")
 @click.option("--count", type=click.IntRange(1, 1_000_000), help="Use only the first COUNT images.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0.0), metavar="SECONDS", help="How long the board may be silent."
-)
 @report_file
 @force
 @as_json
 def bench(
     model: Path,
     board: str,
+    probe: str | None,
+    speed_khz: int | None,
+    under_reset: bool,
+    timeout: float | None,
     images: Path | None,
     labels: Path | None,
     count: int | None,
-    timeout: float | None,
     report: Path | None,
     force: bool,
     as_json: bool,
@@ -286,11 +330,72 @@ def bench(
     pictures = None if images is None else _load_array("images", images)
     with _progress(board) as progress:
         result = run_bench(
-            loaded, board, pictures, labels=truth, count=count, timeout=timeout, progress=progress
+            loaded,
+            board,
+            pictures,
+            labels=truth,
+            count=count,
+            probe=probe,
+            speed_khz=speed_khz,
+            under_reset=under_reset,
+            timeout=timeout,
+            progress=progress,
+            flash_progress=lambda step, operation, done, total: progress(done, total),
         )
     if report is not None:
         loaded.report(result).save(report, overwrite=force)
     _print(result.to_dict(), as_json, str(result))
+
+
+@main.command(epilog="Example: cbin-nn flash model.cbn --board stm32f746g-disco")
+@click.argument("model", type=MODEL)
+@_board_options
+@as_json
+def flash(
+    model: Path,
+    board: str,
+    probe: str | None,
+    speed_khz: int | None,
+    under_reset: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Write MODEL to a board, with the runner where another one is there.
+
+    MODEL may also be a source file (.h5, .keras): it is converted first.
+    """
+    from .deploy import flash as flash_board
+
+    loaded = _load_or_convert(model)
+    with _progress(board) as progress:
+        report = flash_board(
+            loaded,
+            board,
+            probe=probe,
+            speed_khz=speed_khz,
+            under_reset=under_reset,
+            timeout=timeout,
+            flash_progress=lambda step, operation, done, total: progress(done, total),
+        )
+    did = "written" if report.written else "unchanged: the board held it already"
+    text = f"{report.board}: model {report.model_sha256[:12]} {did}; runner {report.runner_version}"
+    _print(asdict(report), as_json, text)
+
+
+@main.command(epilog="Example: cbin-nn probes")
+@as_json
+def probes(as_json: bool) -> None:
+    """List the debug probes that are connected."""
+    from .deploy import probes as connected
+    from .report import text_table
+
+    found = connected()
+    rows = [
+        [probe.selector, probe.name, "yes" if probe.accessible else "no: see docs/boards.md"]
+        for probe in found
+    ]
+    table = text_table(["Probe", "What it is", "Usable"], rows) if rows else "no debug probe is connected"
+    _print({"probes": [asdict(probe) for probe in found]}, as_json, table)
 
 
 def _load_or_convert(path: Path) -> Any:

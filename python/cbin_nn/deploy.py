@@ -1,4 +1,12 @@
-"""Boards: which there are, and running a model on one, compared with the host byte for byte."""
+"""Boards: which there are, flashing a model to one, running it there, compared with the host byte for byte.
+
+    >>> from cbin_nn import deploy
+    >>> with deploy.connect("stm32f746g-disco", model) as device:     # doctest: +SKIP
+    ...     logits = device.run(images)                               # as model.run(images), on the board
+
+Every function takes the emulated board as it takes a real one. A real board is reached through a debug probe:
+the only one that is connected, or the one that `probe` names as `probes()` lists them.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +14,45 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _native
-from .errors import BoardError, InvalidArgument
+from .errors import BoardError, InvalidArgument, NoModelOnBoard
 from .geometry import array, integer
 
 if TYPE_CHECKING:
     from .model import Layer, Model
 
-__all__ = ["BenchReport", "Board", "Progress", "bench", "boards", "runner_path"]
+__all__ = [
+    "BenchReport",
+    "Board",
+    "Device",
+    "FlashProgress",
+    "FlashReport",
+    "Probe",
+    "Progress",
+    "bench",
+    "boards",
+    "connect",
+    "flash",
+    "probes",
+    "runner_path",
+]
 
 #: Called with (images done, images in all).
 Progress = Callable[[int, int], None]
+#: Called with ("runner" or "model", "compare", "erase", "program" or "verify", bytes done, bytes in all).
+FlashProgress = Callable[[str, str, int, int], None]
 
 DEFAULT_IMAGES = 20
 #: Most images of one benchmark.
 MAX_IMAGES = 1_000_000
+#: No debug probe's clock is faster.
+MAX_SPEED_KHZ = 100_000
 
 
 @dataclass(frozen=True)
@@ -44,14 +71,38 @@ class Board:
     simulated: bool
 
 
+@dataclass(frozen=True)
+class Probe:
+    """A debug probe."""
+
+    #: What names it: `VID:PID` or `VID:PID:SERIAL`.
+    selector: str
+    name: str
+    #: False where this user may not use it; on Linux the udev rules of docs/boards.md mend that.
+    accessible: bool
+
+
+@dataclass(frozen=True)
+class FlashReport:
+    """What `flash` did."""
+
+    board: str
+    #: True where the model was written, False where the board held it already.
+    written: bool
+    model_sha256: str
+    runner_version: str
+    simulated: bool
+
+
 @dataclass(frozen=True, eq=False)
 class BenchReport:
     """What a board did with some images. Sizes are in bytes; counts are in `unit` an image."""
 
     board: str
+    #: True for an emulated board, and for a real one's chip that says it is simulated.
     simulated: bool
-    #: "instructions" or "cycles".
-    unit: str
+    #: "instructions" or "cycles"; None where the board counts nothing that means something.
+    unit: str | None
     clock_hz: int | None
     images: int
     #: Images whose output equals the host's byte for byte.
@@ -91,11 +142,17 @@ class BenchReport:
         """Largest count of an image."""
         return int(self.counts.sum(axis=1).max())
 
+    @property
+    def milliseconds(self) -> float | None:
+        """Median time of an image at the board's nominal clock; None for anything but silicon."""
+        if self.unit != "cycles" or self.clock_hz is None or self.simulated:
+            return None
+        return 1000 * self.count_median / self.clock_hz
+
     def to_dict(self) -> dict[str, Any]:
         """The report as `cbin-nn bench --json` prints it."""
-        layers = [
-            {"name": layer.name, "operator": layer.operator, self.unit: count}
-            for layer, count in zip(self.model_layers, self.layer_counts, strict=True)
+        layers: list[dict[str, Any]] = [
+            {"name": layer.name, "operator": layer.operator} for layer in self.model_layers
         ]
         result: dict[str, Any] = {
             "board": self.board,
@@ -103,34 +160,48 @@ class BenchReport:
             "images": self.images,
             "agree": self.agree,
             "differing_bytes": self.differing_bytes,
-            self.unit: self.count_median,
-            f"{self.unit}_min": self.count_min,
-            f"{self.unit}_max": self.count_max,
             "layers": layers,
             "ram": dict(self.ram),
             "flash": dict(self.flash),
             "model_sha256": self.model_sha256,
             "runner_version": self.runner_version,
         }
+        if self.unit is not None:
+            result[self.unit] = self.count_median
+            result[f"{self.unit}_min"] = self.count_min
+            result[f"{self.unit}_max"] = self.count_max
+            for layer, count in zip(layers, self.layer_counts, strict=True):
+                layer[self.unit] = count
         if self.accuracy is not None:
             result["accuracy"] = self.accuracy
-        if self.clock_hz is not None and not self.simulated:
+        if self.milliseconds is not None:
             result["clock_hz"] = self.clock_hz
-            result["milliseconds"] = 1000 * self.count_median / self.clock_hz
+            result["milliseconds"] = self.milliseconds
         return result
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """Columns and rows, a layer each and the total last."""
+        columns = ["layer", "operator"]
+        rows = [[layer.name, layer.operator] for layer in self.model_layers]
+        if self.unit is not None:
+            columns.append(self.unit)
+            rows = [[*row, f"{count:,}"] for row, count in zip(rows, self.layer_counts, strict=True)]
+            rows.append(["total, median of images", "", f"{self.count_median:,}"])
+        return columns, rows
+
+    @property
+    def _agreement(self) -> str:
+        kind = " (simulated)" if self.simulated else ""
+        return f"{self.images} images on `{self.board}`{kind}, {self.agree} equal to the host byte for byte."
 
     def to_markdown(self) -> str:
         """The layers as a Markdown table, and the totals below it."""
         from .report import markdown_table
 
-        rows = [
-            [layer.name, layer.operator, f"{count:,}"]
-            for layer, count in zip(self.model_layers, self.layer_counts, strict=True)
-        ]
-        rows.append(["**total, median of images**", "", f"{self.count_median:,}"])
-        table = markdown_table(["layer", "operator", self.unit], rows)
-        agreement = f"{self.images} images on `{self.board}`, {self.agree} equal to the host byte for byte."
-        return f"{table}\n\n{agreement}"
+        columns, rows = self._table()
+        if self.unit is not None:
+            rows[-1][0] = f"**{rows[-1][0]}**"
+        return f"{markdown_table(columns, rows)}\n\n{self._agreement}"
 
     def __str__(self) -> str:
         from .report import bench as text
@@ -155,6 +226,18 @@ def boards() -> list[Board]:
             simulated=row.simulated,
         )
         for row in _native.list_boards()
+    ]
+
+
+def probes() -> list[Probe]:
+    """Every debug probe that is connected, and those on the network that `CBIN_NN_PROBES` names.
+
+    Raises:
+        ProbeStuck: the USB can't be listed.
+    """
+    return [
+        Probe(selector=row.selector, name=row.name, accessible=row.accessible)
+        for row in _native.list_probes()
     ]
 
 
@@ -197,39 +280,236 @@ def _labels(model: Model, labels: npt.ArrayLike, count: int) -> npt.NDArray[Any]
     return truth
 
 
-def bench(
-    model: Model,
+class Device:
+    """An open board; `connect` makes one. To be closed, best by a `with` statement."""
+
+    def __init__(self, session: _native.BoardSession, board: str, model: Model | None) -> None:
+        self._session = session
+        #: Name of the board.
+        self.board = board
+        self._model = model
+
+    @property
+    def model(self) -> Model:
+        """The model that is open on the board.
+
+        Raises:
+            NoModelOnBoard: none is.
+        """
+        if self._model is None:
+            raise NoModelOnBoard("no-model", f"{self.board}: no model is open; load one with `load`")
+        return self._model
+
+    @property
+    def simulated(self) -> bool:
+        """True where figures are a simulator's."""
+        return self._session.simulated
+
+    @property
+    def runner_version(self) -> str:
+        """Version of the runner on the board."""
+        return self._session.runner_version
+
+    def load(self, model: Model, *, flash_progress: FlashProgress | None = None) -> bool:
+        """Write a model to the board, unless it is there already, and open it in place of the last one.
+
+        Args:
+            model: the model.
+            flash_progress: called while the board is flashed.
+
+        Returns:
+            True if it was written, False if the board held it.
+
+        Raises:
+            ModelTooLarge: it does not fit; nothing was written.
+            BoardError: the board or its probe failed.
+        """
+        self._model = None
+        self._session.load(model.to_bytes(), flash_progress)
+        self._model = model
+        return self._session.loaded == "written"
+
+    def run(
+        self, images: npt.ArrayLike, *, dequantize: bool = False, progress: Progress | None = None
+    ) -> npt.NDArray[Any]:
+        """Run a batch of images on the board: what `Model.run` returns, made by the board.
+
+        Args:
+            images: as for `Model.run`: uint8 `[N, H, W, C]`, or one image `[H, W, C]`; packed uint32 words
+                where the model's input is bits.
+            dequantize: return float32 logits, the integers times `output_scale`.
+            progress: called with (done, total) between images.
+
+        Returns:
+            `[N, classes]` (`[classes]` for one image) of the model's output type.
+
+        Raises:
+            BoardError: the board or its probe failed, or no model is open.
+            InvalidArgument: the images are wrong.
+        """
+        batch = self.model.check_input(images)
+        if dequantize and self.model.output_dtype == "bits":
+            raise InvalidArgument("no-logits", "`dequantize` is True, but this model ends in packed bits")
+        outputs, _ = self._run(batch[None] if batch.ndim == 3 else batch, progress)
+        if dequantize or self.model._native.float_output:
+            outputs = self.model.dequantize(outputs)
+        return outputs[0] if batch.ndim == 3 else outputs
+
+    def _run(
+        self, batch: npt.NDArray[Any], progress: Progress | None
+    ) -> tuple[npt.NDArray[Any], _native.BoardRun]:
+        """The integers for a checked batch, and all else that came back."""
+        told = None if progress is None else lambda step, operation, done, total: progress(done, total)
+        rows = np.ascontiguousarray(batch.reshape(len(batch), -1)).view(np.uint8)
+        run = self._session.run(rows, told)
+        like = self.model.run_integers(batch[:1])
+        return np.frombuffer(run.outputs, like.dtype).reshape(len(batch), *like.shape[1:]), run
+
+    def bench(
+        self,
+        images: npt.ArrayLike | None = None,
+        *,
+        labels: npt.ArrayLike | None = None,
+        count: int | None = None,
+        progress: Progress | None = None,
+    ) -> BenchReport:
+        """Run images and compare each output with the host's, byte for byte.
+
+        Args:
+            images: as for `run`; None draws 20 uint8 images `[N, H, W, C]` of our own.
+            labels: integers `[N]`, for the accuracy.
+            count: use only the first `count` images.
+            progress: called with (done, total) between images.
+
+        Returns:
+            Counts an operator and an image, memory, agreement.
+
+        Raises:
+            BoardError: the board or its probe failed, or no model is open.
+            InvalidArgument: images, labels or count are wrong.
+        """
+        batch, truth = _batch(self.model, images, labels, count)
+        return _report(self, batch, truth, progress)
+
+    def close(self) -> None:
+        """Let go of the probe, or end the emulator. A second call does nothing."""
+        self._session.close()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        name = "no model" if self._model is None else repr(self._model)
+        return f"<cbin_nn.deploy.Device {self.board}: {name}>"
+
+
+def connect(
     board: str,
-    images: npt.ArrayLike | None = None,
+    model: Model | None = None,
     *,
-    labels: npt.ArrayLike | None = None,
-    count: int | None = None,
+    probe: str | None = None,
+    speed_khz: int | None = None,
+    under_reset: bool = False,
     timeout: float | None = None,
-    progress: Progress | None = None,
-) -> BenchReport:
-    """Run images on a board and compare each output with the host's, byte for byte.
+    flash_progress: FlashProgress | None = None,
+) -> Device:
+    """Open a board: flash its runner where another one is there, start it, and load a model.
 
     Args:
-        model: the model; the board gets the very bytes that the host runs.
         board: a name of `boards()`.
-        images: uint8 `[N, H, W, C]`, or packed uint32 `[N, H, W, words]` where the model's input is bits;
-            None draws 20 of our own (`cbin_nn.images`).
-        labels: integers `[N]`, for the accuracy.
-        count: use only the first `count` images.
-        timeout: seconds that the board may be silent; None takes generous defaults.
-        progress: called with (done, total) between images.
+        model: what to load. None opens the model that the board holds; an emulated board holds none, and
+            waits for `Device.load`.
+        probe: the debug probe, as `VID:PID` or `VID:PID:SERIAL`; None takes the only one. With a probe the
+            emulated board is reached through it, too.
+        speed_khz: the probe's clock in kHz; None leaves the probe's own choice.
+        under_reset: attach while the chip is held in reset.
+        timeout: seconds that board and probe may be silent; None takes generous defaults.
+        flash_progress: called while the board is flashed.
 
     Returns:
-        Counts an operator and an image, memory, agreement.
+        The open board, to be used in a `with` statement.
 
     Raises:
-        BoardError: the board or its emulator is missing, failed or fell silent, or the model does not fit it.
-        InvalidArgument: images, labels or count are wrong.
+        BoardError: the board is unknown or failed; the subclasses in `cbin_nn.errors` say how.
+        ProbeError: there is no probe, or it failed.
+        ModelTooLarge: the model does not fit; nothing was written.
+        NoModelOnBoard: `model` is None, and the board holds no valid one.
+        InvalidArgument: `probe`, `speed_khz` or `timeout` is wrong.
     """
-    if count is not None:
-        count = integer("count", count, 1, MAX_IMAGES)
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
         raise InvalidArgument("bad-timeout", f"`timeout` is {timeout!r}, expected seconds, or None")
+    if probe is not None and not isinstance(probe, str):
+        raise InvalidArgument("bad-probe", f"`probe` is {probe!r}, expected VID:PID[:SERIAL], or None")
+    if speed_khz is not None:
+        speed_khz = integer("speed_khz", speed_khz, 1, MAX_SPEED_KHZ)
+    session = _native.BoardSession(
+        board,
+        runner_path(board),
+        None if model is None else model.to_bytes(),
+        probe=probe,
+        speed_khz=speed_khz,
+        under_reset=bool(under_reset),
+        timeout_s=timeout,
+        progress=flash_progress,
+    )
+    known = next(row for row in boards() if row.name == board)
+    if model is None and not (known.simulated and probe is None):
+        from .model import Model as AnyModel
+
+        try:
+            model = AnyModel(_native.Model.from_bytes(session.open_stored()))
+        except BaseException:
+            session.close()
+            raise
+    return Device(session, board, model)
+
+
+def flash(
+    model: Model,
+    board: str,
+    *,
+    probe: str | None = None,
+    speed_khz: int | None = None,
+    under_reset: bool = False,
+    timeout: float | None = None,
+    flash_progress: FlashProgress | None = None,
+) -> FlashReport:
+    """Write a model to a board, with the runner where another one is there; the board checks and opens it.
+
+    What the board holds already is not written again. See `connect` for the arguments and the errors.
+
+    Returns:
+        Whether the model was written, and to what.
+    """
+    with connect(
+        board,
+        model,
+        probe=probe,
+        speed_khz=speed_khz,
+        under_reset=under_reset,
+        timeout=timeout,
+        flash_progress=flash_progress,
+    ) as device:
+        return FlashReport(
+            board=board,
+            written=device._session.loaded == "written",
+            model_sha256=model.sha256,
+            runner_version=device.runner_version,
+            simulated=device.simulated,
+        )
+
+
+def _batch(
+    model: Model, images: npt.ArrayLike | None, labels: npt.ArrayLike | None, count: int | None
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    """Checked images and labels of a benchmark."""
+    if count is not None:
+        count = integer("count", count, 1, MAX_IMAGES)
     if images is None:
         from .images import draw_images
 
@@ -251,30 +531,31 @@ def bench(
         truth = None if truth is None else truth[:count]
     if not len(batch):
         raise InvalidArgument("no-images", "`images` is empty: a benchmark needs at least one image")
+    return batch, truth
+
+
+def _report(
+    device: Device,
+    batch: npt.NDArray[Any],
+    truth: npt.NDArray[Any] | None,
+    progress: Progress | None,
+) -> BenchReport:
+    """Run a checked batch on an open board and compare."""
+    model = device.model
     host = model.run_integers(batch)
-    data = model.to_bytes()
-    run = _native.run_on_board(
-        board,
-        runner_path(board),
-        data,
-        np.ascontiguousarray(batch.reshape(len(batch), -1)).view(np.uint8),
-        progress,
-        timeout,
-    )
-    outputs = np.frombuffer(run.outputs, host.dtype).reshape(host.shape)
+    outputs, run = device._run(batch, progress)
     differing = (
         outputs.reshape(len(batch), -1).view(np.uint8) != host.reshape(len(batch), -1).view(np.uint8)
     ).sum(axis=1)
-    known = next(row for row in boards() if row.name == board)
+    known = next(row for row in boards() if row.name == device.board)
     accuracy = None
     if truth is not None:
         accuracy = float((outputs.argmax(axis=1) == truth).mean())
-    io = model.input_bytes + host[0].nbytes
     return BenchReport(
-        board=board,
-        simulated=known.simulated,
+        board=device.board,
+        simulated=run.simulated,
         unit=run.unit,
-        clock_hz=known.clock_hz,
+        clock_hz=None if run.simulated else known.clock_hz,
         images=len(batch),
         agree=int((differing == 0).sum()),
         differing_bytes=int(differing.sum()),
@@ -284,12 +565,63 @@ def bench(
         accuracy=accuracy,
         ram={
             "arena": run.arena_bytes,
-            "io": io,
+            "io": model.input_bytes + host[0].nbytes,
             "stack": run.stack_bytes,
             "transport": run.transport_bytes,
             "other": run.other_bytes,
         },
-        flash={"code": run.code_bytes, "model": len(data)},
+        flash={"code": run.code_bytes, "model": model.file_bytes},
         model_sha256=model.sha256,
         runner_version=run.runner_version,
     )
+
+
+def bench(
+    model: Model,
+    board: str,
+    images: npt.ArrayLike | None = None,
+    *,
+    labels: npt.ArrayLike | None = None,
+    count: int | None = None,
+    probe: str | None = None,
+    speed_khz: int | None = None,
+    under_reset: bool = False,
+    timeout: float | None = None,
+    progress: Progress | None = None,
+    flash_progress: FlashProgress | None = None,
+) -> BenchReport:
+    """Run images on a board and compare each output with the host's, byte for byte.
+
+    Args:
+        model: the model; the board gets the very bytes that the host runs.
+        board: a name of `boards()`.
+        images: uint8 `[N, H, W, C]`, or packed uint32 `[N, H, W, words]` where the model's input is bits;
+            None draws 20 of our own (`cbin_nn.images`).
+        labels: integers `[N]`, for the accuracy.
+        count: use only the first `count` images.
+        probe: the debug probe; see `connect`, also for the next two.
+        speed_khz: the probe's clock in kHz.
+        under_reset: attach while the chip is held in reset.
+        timeout: seconds that the board may be silent; None takes generous defaults.
+        progress: called with (done, total) between images.
+        flash_progress: called while the board is flashed.
+
+    Returns:
+        Counts an operator and an image, memory, agreement.
+
+    Raises:
+        BoardError: the board, its probe or its emulator is missing, failed or fell silent, or the model does
+            not fit it; the subclasses in `cbin_nn.errors` say how.
+        InvalidArgument: images, labels or count are wrong.
+    """
+    batch, truth = _batch(model, images, labels, count)
+    with connect(
+        board,
+        model,
+        probe=probe,
+        speed_khz=speed_khz,
+        under_reset=under_reset,
+        timeout=timeout,
+        flash_progress=flash_progress,
+    ) as device:
+        return _report(device, batch, truth, progress)

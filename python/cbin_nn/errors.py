@@ -8,14 +8,29 @@ from `CbinError`, and from the built-in exception that a Python user would expec
 from __future__ import annotations
 
 __all__ = [
+    "AmbiguousProbe",
     "BoardError",
+    "BoardLockedUp",
+    "BoardNotReady",
+    "BoardTimeout",
     "CbinError",
     "ConversionError",
     "DataError",
+    "FlashError",
     "InvalidArgument",
     "MissingExtra",
     "ModelFileError",
+    "ModelTooLarge",
+    "NoModelOnBoard",
     "OutputError",
+    "ProbeError",
+    "ProbeLost",
+    "ProbeNotFound",
+    "ProbePermission",
+    "ProbeStuck",
+    "ReadProtected",
+    "RunnerMismatch",
+    "WrongChip",
 ]
 
 
@@ -60,5 +75,96 @@ class BoardError(CbinError, RuntimeError):
     """A board or its emulator failed; the message names the board and the step that failed."""
 
 
+class BoardTimeout(BoardError):
+    """The board runs and does not answer in time."""
+
+
+class BoardLockedUp(BoardError):
+    """The board's core is in lock-up."""
+
+
+class BoardNotReady(BoardError):
+    """Something that the board's start-up waits for, its clock for instance, did not get ready."""
+
+
+class RunnerMismatch(BoardError):
+    """The runner on the board speaks another version of the protocol, or is another board's."""
+
+
+class ModelTooLarge(BoardError):
+    """The model does not fit the board's flash or RAM; nothing was written to the board."""
+
+
+class NoModelOnBoard(BoardError):
+    """The board holds no model, or one that is damaged or was not written to its end."""
+
+
+class FlashError(BoardError):
+    """The board's flash could not be written, or does not hold what was written."""
+
+
+class ReadProtected(BoardError):
+    """The chip does not let its flash be read; nothing was written."""
+
+
+class WrongChip(BoardError):
+    """Another chip than the board's is connected; nothing was written."""
+
+
+class ProbeError(BoardError):
+    """A debug probe failed. The classes below it say how."""
+
+
+class ProbeNotFound(ProbeError):
+    """No debug probe is there, or not the one that was named."""
+
+
+class AmbiguousProbe(ProbeError):
+    """Several debug probes are there, and none was named."""
+
+
+class ProbePermission(ProbeError):
+    """The debug probe is there, and this user may not use it."""
+
+
+class ProbeLost(ProbeError):
+    """The debug probe was unplugged, or its connection was closed."""
+
+
+class ProbeStuck(ProbeError):
+    """The debug probe is connected and does not answer."""
+
+
 class MissingExtra(CbinError, ImportError):
     """An optional dependency is absent; the message gives the `pip install` line."""
+
+
+#: Classes of boards' errors by slug; any other slug is a plain `BoardError`.
+_BOARD_ERRORS: dict[str, type[CbinError]] = {
+    "arena-too-small": ModelTooLarge,
+    "attach-failed": ProbeError,
+    "bad-probe": InvalidArgument,
+    "board-mismatch": RunnerMismatch,
+    "board-timeout": BoardTimeout,
+    "flash-failed": FlashError,
+    "locked-up": BoardLockedUp,
+    "model-too-large": ModelTooLarge,
+    "no-model": NoModelOnBoard,
+    "no-probe": ProbeNotFound,
+    "not-ready": BoardNotReady,
+    "probe-failed": ProbeError,
+    "probe-lost": ProbeLost,
+    "probe-not-found": ProbeNotFound,
+    "probe-panicked": ProbeError,
+    "probe-permission": ProbePermission,
+    "probe-stuck": ProbeStuck,
+    "protocol-mismatch": RunnerMismatch,
+    "read-protected": ReadProtected,
+    "several-probes": AmbiguousProbe,
+    "wrong-chip": WrongChip,
+}
+
+
+def board_error(slug: str, message: str) -> CbinError:
+    """The exception for an error of a board: the class that goes with the slug."""
+    return _BOARD_ERRORS.get(slug, BoardError)(slug, message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +22,7 @@ from .zoo import PREFIX, card, resolve
 if TYPE_CHECKING:
     from .converters import ConversionReport
     from .deploy import BenchReport, Progress
+    from .evaluation import Evaluation
     from .report import ModelReport
 
 __all__ = ["ArenaBuffer", "Layer", "Model", "check_images", "check_words", "convert", "load", "save"]
@@ -179,6 +180,14 @@ class Model:
         """Multiply-accumulates an image."""
         return sum(layer.macs for layer in self.layers)
 
+    @property
+    def kernels(self) -> str:
+        """The vector instructions that `run` uses here: "avx512", "avx2", "neon", "portable" and so on.
+
+        All give the same bytes. The environment variable `CBIN_NN_KERNELS` chooses one at loading.
+        """
+        return self._native.kernels
+
     def run(self, images: npt.ArrayLike, *, threads: int | None = None, dequantize: bool = False) -> Array:
         """Run a batch of images, bit for bit as a board does.
 
@@ -276,6 +285,32 @@ class Model:
                 )
         return tapped
 
+    def evaluate(
+        self,
+        images: npt.ArrayLike | str | os.PathLike[str] | Iterable[tuple[npt.ArrayLike, npt.ArrayLike]],
+        labels: npt.ArrayLike | str | os.PathLike[str] | None = None,
+        *,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Accuracy on labelled images, of any number, in constant memory.
+
+        See `cbin_nn.evaluation.evaluate`.
+
+        Args:
+            images: uint8 `[N, H, W, C]`, memory-mapped or not; the path of a `.npy` file of them; or an
+                iterable of pairs (images, labels).
+            labels: integers `[N]`, or the path of a `.npy` file; None for an iterable of pairs.
+            threads: threads to use; None is one a core.
+            progress: called with (images done, images in all).
+
+        Raises:
+            InvalidArgument: wrong dtype, shape, label or thread count; the message names the argument.
+        """
+        from .evaluation import evaluate
+
+        return evaluate(self, images, labels, threads=threads, progress=progress)
+
     def bench(
         self,
         board: str = "qemu-mps2-an500",
@@ -283,6 +318,7 @@ class Model:
         *,
         labels: npt.ArrayLike | None = None,
         count: int | None = None,
+        probe: str | None = None,
         timeout: float | None = None,
         progress: Progress | None = None,
     ) -> BenchReport:
@@ -293,7 +329,9 @@ class Model:
         """
         from .deploy import bench
 
-        return bench(self, board, images, labels=labels, count=count, timeout=timeout, progress=progress)
+        return bench(
+            self, board, images, labels=labels, count=count, probe=probe, timeout=timeout, progress=progress
+        )
 
     def summary(self, print_fn: Callable[[str], None] = print) -> None:
         """Print the layers as Keras does: operator, output shape, MACs, flash and RAM."""

@@ -73,8 +73,13 @@ def counts(report: BenchReport, ax: Axes | None = None) -> Axes:
         ax: where to draw; None makes a figure.
 
     Raises:
+        InvalidArgument: the board counted nothing, as a simulated chip does.
         MissingExtra: matplotlib is not installed. So for every function here.
     """
+    if report.unit is None:
+        raise InvalidArgument(
+            "no-counts", f"`report` has no counts: {report.board} counts nothing that means something"
+        )
     names = [layer.name for layer in report.model_layers]
     ax = _axes(ax, 7, 0.9 + 0.42 * len(names))
     _bars(ax, names, report.layer_counts, f"{report.unit} an image, median")
@@ -137,7 +142,7 @@ def compare(reports: Mapping[str, BenchReport], ax: Axes | None = None) -> Axes:
     Raises:
         InvalidArgument: there is none, or their units differ.
     """
-    units = {report.unit for report in reports.values()}
+    units = {report.unit or "nothing" for report in reports.values()}
     if len(units) != 1:
         raise InvalidArgument(
             "bad-reports",

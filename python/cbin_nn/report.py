@@ -105,37 +105,48 @@ def summary(model: Model) -> str:
 
 
 def _bench_rows(report: BenchReport) -> tuple[list[str], list[list[str]]]:
-    columns = [
-        "Layer",
-        "Operator",
-        "Output",
-        f"{report.unit.capitalize()} (median)",
-        "Flash, B",
-        "Output + scratch, B",
-    ]
+    columns = ["Layer", "Operator", "Output", "Flash, B", "Output + scratch, B"]
     rows = [
         [
             layer.name,
             _operator(layer),
             f"{_shape(layer)} {layer.output_dtype}",
-            f"{count:,}",
             f"{layer.flash:,}",
             f"{layer.output_bytes + layer.scratch:,}",
         ]
-        for layer, count in zip(report.model_layers, report.layer_counts, strict=True)
+        for layer in report.model_layers
     ]
+    if report.unit is not None:
+        columns.insert(3, f"{report.unit.capitalize()} (median)")
+        for row, count in zip(rows, report.layer_counts, strict=True):
+            row.insert(3, f"{count:,}")
     return columns, rows
 
 
 def _bench_head(report: BenchReport) -> str:
-    return f"Board: {report.board}" + (f" (emulated: {report.unit}, not time)" if report.simulated else "")
+    head = f"Board: {report.board}"
+    if report.unit is None:
+        return head + (" (simulated: no counts, no time)" if report.simulated else " (counts nothing)")
+    return head + (f" (emulated: {report.unit}, not time)" if report.simulated else "")
+
+
+def _bench_counts(report: BenchReport) -> list[str]:
+    if report.unit is None:
+        return []
+    lines = [
+        f"{report.unit.capitalize()} an image: {report.count_median:,} "
+        f"(min {report.count_min:,}, max {report.count_max:,})"
+    ]
+    if report.milliseconds is not None and report.clock_hz is not None:
+        megahertz = report.clock_hz / 1e6
+        lines.append(f"Milliseconds an image at {megahertz:g} MHz: {report.milliseconds:.3f}")
+    return lines
 
 
 def _bench_totals(report: BenchReport) -> list[str]:
     ram, flash = report.ram, report.flash
     lines = [
-        f"{report.unit.capitalize()} an image: {report.count_median:,} "
-        f"(min {report.count_min:,}, max {report.count_max:,})",
+        *_bench_counts(report),
         f"RAM, bytes: arena {ram['arena']:,}, image and output {ram['io']:,}, stack {ram['stack']:,}, "
         f"transport {ram['transport']:,}, other {ram['other']:,}; sum {sum(ram.values()):,}",
         f"Flash, bytes: code {flash['code']:,}, model {flash['model']:,}; sum {sum(flash.values()):,}",
@@ -216,7 +227,8 @@ class ModelReport:
         from . import plots
 
         drawn = [("RAM over time", plots.arena(self.model)), ("Flash by layer", plots.flash(self.model))]
-        drawn += [(f"Time by layer, {report.board}", plots.counts(report)) for report in self.benches]
+        counted = [report for report in self.benches if report.unit is not None]
+        drawn += [(f"Time by layer, {report.board}", plots.counts(report)) for report in counted]
         pictures = [(heading, html.figure(axes)) for heading, axes in drawn]
         layers, *others = self._sections()
         return html.page(self.model.name or "A .cbn model", [layers, *pictures, *others])

@@ -1,4 +1,4 @@
-//! The two ways to die: each tells the host where, then halts.
+//! The three ways to die: each tells the host where, then halts.
 
 use core::panic::PanicInfo;
 
@@ -13,6 +13,13 @@ fn halt() -> ! {
     loop {
         asm::wfi();
     }
+}
+
+/// Tells the host that the start-up has waited for `what` in vain, and halts. Callable from a handler.
+pub fn not_ready(what: &'static str) -> ! {
+    interrupt::disable();
+    send_last(&Response::NotReady { what });
+    halt()
 }
 
 #[panic_handler]

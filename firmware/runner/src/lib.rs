@@ -3,7 +3,7 @@
 //! # What
 //!
 //! A board is a folder with a memory map, a clock and forty lines of Rust that implement [`Board`]
-//! and call [`serve`]. Everything else is here: the request loop, RTT, the counter's spans, the
+//! and call [`serve`]; boards with one family of chips share a crate in `firmware/chips`. Everything else is here: the request loop, RTT, the counter's spans, the
 //! painted stack, and the reports of a panic or a fault. The host writes a model into the MODEL
 //! region and asks for it to be opened; the image never changes.
 //!
@@ -22,6 +22,7 @@
 //! * No interrupt handler runs during a span.
 #![no_std]
 
+mod critical;
 mod fault;
 mod memory;
 mod serve;
@@ -30,18 +31,19 @@ mod stack;
 mod transport;
 
 pub use cbin_nn_protocol::Counter;
+pub use fault::not_ready;
 pub use serve::serve;
 
 /// What differs between boards.
 pub trait Board {
+    /// Units of [`Self::counter`] in a tick of the counter.
+    const UNITS_PER_TICK: u32;
+
     /// The board's name, as the host knows it.
-    const NAME: &'static str;
+    fn name(&self) -> &'static str;
 
     /// What the counter counts.
-    const COUNTER: Counter;
-
-    /// Units of [`Self::COUNTER`] in a tick of the counter.
-    const UNITS_PER_TICK: u32;
+    fn counter(&self) -> Counter;
 
     /// Sets the counter to zero, and its prescaler to the beginning of a tick.
     fn restart(&mut self);

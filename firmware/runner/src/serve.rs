@@ -14,19 +14,22 @@ use crate::memory::{Memory, word};
 use crate::span::Spans;
 use crate::{Board, stack, transport};
 
-/// Answers the host for ever.
+/// Sets the board up and answers the host for ever.
+///
+/// The transport comes first, so that a set-up that fails can tell the host ([`crate::not_ready`]).
 ///
 /// # Panics
 ///
 /// When it is called a second time.
-pub fn serve<B: Board>(board: B) -> ! {
-    // Masked for good: `wfi` still wakes on a pending interrupt, and no handler can stretch a span
-    // or write on the painted stack.
-    interrupt::disable();
+pub fn serve<B: Board>(set_up: impl FnOnce() -> B) -> ! {
     let Some(memory) = Memory::take() else {
         panic!("serve was called twice");
     };
     let (mut receiver, mut sender) = transport::start();
+    let board = set_up();
+    // Masked for good: `wfi` still wakes on a pending interrupt, and no handler can stretch a span
+    // or write on the painted stack.
+    interrupt::disable();
     let mut runner = Runner { spans: Spans::new(board), memory, open: None };
     loop {
         let frame = receiver.receive(|polls| runner.spans.board.idle(polls));
@@ -148,10 +151,10 @@ impl<B: Board> Runner<B> {
     fn hello(&self) -> Hello<'static> {
         let memory = &self.memory;
         Hello {
-            version: VERSION,
+            version: version(),
             runner_version: env!("CARGO_PKG_VERSION"),
-            board: B::NAME,
-            counter: B::COUNTER,
+            board: self.spans.board.name(),
+            counter: self.spans.board.counter(),
             counter_resolution: B::UNITS_PER_TICK,
             model_address: memory.model_address(),
             model_bytes: memory.model_bytes(),
@@ -238,6 +241,21 @@ impl<B: Board> Runner<B> {
         open.ran = true;
         Ok(Ran { total, stack_bytes })
     }
+}
+
+/// The protocol's version, behind a mark: a test turns it back in a copy of an image, which is then a
+/// runner of an older protocol in all that the host can see.
+fn version() -> u16 {
+    #[repr(C)]
+    struct Marked {
+        mark: [u8; 16],
+        version: u16,
+    }
+    static VERSION_MARK: Marked = Marked { mark: *b"cbin-nn-protocol", version: VERSION };
+    // SAFETY: a static, read like any other; volatile, so that the mark stays beside what is used.
+    let marked = unsafe { (&raw const VERSION_MARK).read_volatile() };
+    let _ = marked.mark;
+    marked.version
 }
 
 /// Words for so many bytes: an even number, so that the next part can hold 64-bit integers too.

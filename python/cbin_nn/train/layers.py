@@ -119,7 +119,7 @@ class BinaryConv2d(_Binary):
         return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Float32 `[N, C, H, W]` to `[N, filters, H', W']`."""
+        """Maps float32 `[N, C, H, W]` to `[N, filters, H', W']`."""
         return self._scaled(self.accumulate(x))
 
 
@@ -189,7 +189,7 @@ class BinaryDepthwiseConv2d(_Binary):
         self._make_weight(channels, 1, *self.kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Float32 `[N, C, H, W]` to `[N, C, H', W']`."""
+        """Maps float32 `[N, C, H, W]` to `[N, C, H', W']`."""
         weight = self.binary_weight().to(x.dtype)
         y = F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, groups=len(weight))
         return self._scaled(y)
@@ -217,7 +217,7 @@ class BinaryLinear(_Binary):
         self._make_weight(out_features, in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Float32 `[N, in]` to `[N, out]`."""
+        """Maps float32 `[N, in]` to `[N, out]`."""
         return self._scaled(F.linear(x, self.binary_weight().to(x.dtype)))
 
 

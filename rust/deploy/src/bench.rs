@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, path::Path};
 
-use crate::{Board, BoardInfo, DeployError, Opened, Options, Session};
+use crate::{Board, BoardInfo, DeployError, Event, Opened, Options, Session};
 
 /// What came back from a board.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,12 +22,24 @@ pub struct BenchRun {
     pub totals: Vec<u64>,
     /// The deepest that the stack went over all images, in bytes.
     pub stack_bytes: u32,
+    /// Whether the figures are a simulator's.
+    pub simulated: bool,
+}
+
+/// How far a benchmark has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// The board is being flashed.
+    Flash(Event),
+    /// So many images are done.
+    Images(usize),
 }
 
 /// Runs `count` images, which lie one after the other in `images`, through a model on a board.
 ///
-/// `progress` is told how many of how many images are done, after each image and every few dozen
-/// milliseconds in between; `Break` stops the run.
+/// `progress` is told how far the flashing has come, then how many images are done: after each image and
+/// every few dozen milliseconds in between. `Break` stops the run.
 ///
 /// # Errors
 ///
@@ -39,18 +51,34 @@ pub fn bench(
     images: &[u8],
     count: usize,
     options: Options,
-    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<BenchRun, DeployError> {
-    let mut session = Session::open(board, runner, options, &mut || progress(0, count))?;
-    let opened = session.load_model(model, &mut || progress(0, count))?;
+    let mut session =
+        Session::open_for(board, runner, model, options, &mut |event| told(progress, event, 0))?;
+    run_images(&mut session, images, count, progress)
+}
+
+/// Runs images through the model that is open on the board; otherwise as [`bench`].
+///
+/// # Errors
+///
+/// When no model is open, the images have the wrong size, or the board fails.
+pub fn run_images(
+    session: &mut Session,
+    images: &[u8],
+    count: usize,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<BenchRun, DeployError> {
+    let board = session.board().name;
+    let Some(opened) = session.opened() else {
+        return Err(DeployError::Misuse {
+            board,
+            reason: "no model is loaded; load one before running images",
+        });
+    };
     let size = opened.input_bytes as usize;
     if size.checked_mul(count) != Some(images.len()) {
-        return Err(DeployError::ImagesInvalid {
-            board: board.name,
-            count,
-            got: images.len(),
-            expected: size,
-        });
+        return Err(DeployError::ImagesInvalid { board, count, got: images.len(), expected: size });
     }
     let mut run = BenchRun {
         info: session.info().clone(),
@@ -60,20 +88,31 @@ pub fn bench(
         counts: Vec::new(),
         totals: Vec::new(),
         stack_bytes: 0,
+        simulated: session.simulated(),
     };
     for index in 0..count {
         let image = &images[index * size..][..size];
-        let one = session.run_image(image, index + 1, count, &mut || progress(index, count))?;
+        let watch = &mut |event| told(progress, event, index);
+        let one = session.run_image(image, index + 1, count, watch)?;
         run.outputs.extend_from_slice(&one.output);
         run.counts.extend_from_slice(&one.counts);
         run.totals.push(one.total);
         run.stack_bytes = run.stack_bytes.max(one.stack_bytes);
-        if progress(index + 1, count).is_break() && index + 1 < count {
+        if progress(Progress::Images(index + 1)).is_break() && index + 1 < count {
             return Err(DeployError::Interrupted {
-                board: board.name,
+                board,
                 step: crate::Step::Image { number: index + 2, count },
             });
         }
     }
     Ok(run)
+}
+
+/// Passes on what a session's watch is told.
+fn told(
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    event: Option<Event>,
+    images: usize,
+) -> ControlFlow<()> {
+    progress(event.map_or(Progress::Images(images), Progress::Flash))
 }

@@ -1,6 +1,6 @@
 //! Everything that can go wrong between a host and a board, in one list.
 
-use std::{fmt, io, path::PathBuf, time::Duration};
+use std::{error::Error, fmt, io, path::PathBuf, time::Duration};
 
 use cbin_nn_model::FormatError;
 use cbin_nn_protocol::BoardError;
@@ -9,6 +9,12 @@ use cbin_nn_protocol::BoardError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
+    /// Opening the debug probe and attaching to the chip.
+    Attach,
+    /// Writing the runner to the board's flash.
+    FlashRunner,
+    /// Writing the model to the board's flash.
+    FlashModel,
     /// Starting the board, up to its first answer.
     Start,
     /// Writing and opening the model.
@@ -26,9 +32,28 @@ pub enum Step {
     Raw,
 }
 
+impl Step {
+    /// What the step may have left half done, with how it is put right; empty where it leaves nothing.
+    fn left(self) -> &'static str {
+        match self {
+            Self::FlashRunner => {
+                "; the runner in the board's flash is incomplete, and the next attempt writes it anew"
+            }
+            Self::FlashModel => {
+                "; the model in the board's flash may be incomplete, in which case the board refuses it, and \
+                 the next attempt writes it anew"
+            }
+            _ => "",
+        }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Attach => f.write_str("attaching"),
+            Self::FlashRunner => f.write_str("flashing the runner"),
+            Self::FlashModel => f.write_str("flashing the model"),
             Self::Start => f.write_str("start"),
             Self::Load => f.write_str("loading the model"),
             Self::Image { number, count } => write!(f, "image {number} of {count}"),
@@ -247,6 +272,179 @@ pub enum DeployError {
         /// What was wrong.
         reason: String,
     },
+    /// There is no debug probe.
+    #[error(
+        "{board}: no debug probe was found; plug the board in with a USB cable that carries data, on Linux \
+         install the udev rules (docs/boards.md), or name a network probe with CBIN_NN_PROBES"
+    )]
+    NoProbe {
+        /// The board's name.
+        board: &'static str,
+    },
+    /// There are several probes, and none was named.
+    #[error("{board}: {} debug probes are connected ({}); name one, as the probe to use", found.len(), found.join(", "))]
+    SeveralProbes {
+        /// The board's name.
+        board: &'static str,
+        /// Their selectors.
+        found: Vec<String>,
+    },
+    /// The selector names no probe that is there.
+    #[error("{board}: no debug probe {selector:?} was found ({reason}); `cbin-nn probes` lists them")]
+    ProbeNotFound {
+        /// The board's name.
+        board: &'static str,
+        /// The selector.
+        selector: String,
+        /// What was found instead.
+        reason: String,
+    },
+    /// The selector is no selector.
+    #[error("the probe {selector:?} is not VID:PID or VID:PID:SERIAL; `cbin-nn probes` lists what is there")]
+    ProbeSelector {
+        /// What was given.
+        selector: String,
+    },
+    /// The probe is there, and this user may not use it.
+    #[error(
+        "{board}: this user may not use the debug probe {selector}; on Linux install the udev rules \
+         (docs/boards.md), then unplug the board and plug it in again; a network probe may be behind a firewall"
+    )]
+    ProbePermission {
+        /// The board's name.
+        board: &'static str,
+        /// The probe.
+        selector: String,
+    },
+    /// The probe can't attach to the chip.
+    #[error(
+        "{board}, attaching: the probe {selector} does not reach the chip; check the board's power and cable, \
+         close other debuggers, and try again with under-reset or a lower speed"
+    )]
+    Attach {
+        /// The board's name.
+        board: &'static str,
+        /// The probe.
+        selector: String,
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The probe was unplugged, or its connection was closed.
+    #[error("{board}, {step}: the probe was lost{}; check the cable and try again", step.left())]
+    ProbeLost {
+        /// The board's name.
+        board: &'static str,
+        /// The step.
+        step: Step,
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The probe does not answer.
+    #[error(
+        "{board}, {step}: the probe has not answered for {:.1} s{}; unplug it and plug it in again",
+        waited.as_secs_f64(), step.left()
+    )]
+    ProbeStuck {
+        /// The board's name.
+        board: &'static str,
+        /// The step.
+        step: Step,
+        /// How long it had.
+        waited: Duration,
+    },
+    /// The probe answers, and could not do something.
+    #[error("{board}, {step}: the probe failed{}; try again, with a lower speed if it happens twice", step.left())]
+    ProbeFailed {
+        /// The board's name.
+        board: &'static str,
+        /// The step.
+        step: Step,
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The library that drives the probe panicked.
+    #[error(
+        "{board}, {step}: the probe's library panicked ({message}){}; unplug the probe, plug it in again, \
+         and report this if it happens twice", step.left()
+    )]
+    ProbePanicked {
+        /// The board's name.
+        board: &'static str,
+        /// The step.
+        step: Step,
+        /// What it said.
+        message: String,
+    },
+    /// Another chip than the board's is connected.
+    #[error(
+        "{board}, attaching: the chip says it is {found:#x} where this board's says {expected:#x}; nothing was \
+         written: name the board that is connected (`cbin-nn boards`), or the probe of the other one"
+    )]
+    WrongChip {
+        /// The board's name.
+        board: &'static str,
+        /// What the chip says.
+        found: u32,
+        /// What the board's chip says.
+        expected: u32,
+    },
+    /// The chip does not let its flash be read.
+    #[error(
+        "{board}, attaching: the chip is read-protected (level {level}); nothing was written: {}",
+        if *level == 2 {
+            "level 2 is for good, so take another board"
+        } else {
+            "take the protection off with ST's STM32CubeProgrammer, which erases the chip"
+        }
+    )]
+    ReadProtected {
+        /// The board's name.
+        board: &'static str,
+        /// ST's level of protection: 1 or 2.
+        level: u8,
+    },
+    /// The flash could not be written, or does not hold what was written.
+    #[error("{board}, {step}: the flash could not be written{}; check the board's supply and try again", step.left())]
+    FlashFailed {
+        /// The board's name.
+        board: &'static str,
+        /// The step.
+        step: Step,
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The board's core is in lock-up.
+    #[error("{board}, {step}: the core is locked up; flash the board anew and report this, with the model")]
+    LockedUp {
+        /// The board's name.
+        board: &'static str,
+        /// The step.
+        step: Step,
+    },
+    /// The board holds no valid model.
+    #[error("{board}: no valid model is on the board ({reason}); flash one")]
+    NoModel {
+        /// The board's name.
+        board: &'static str,
+        /// What is in its place.
+        reason: String,
+    },
+    /// Something that the runner waits for at its start did not get ready.
+    #[error("{board}, {step}: {what} did not get ready; take the board's power away and give it back")]
+    NotReady {
+        /// The board's name.
+        board: &'static str,
+        /// The step.
+        step: Step,
+        /// What it was.
+        what: String,
+    },
+    /// This build can't drive probes.
+    #[error("{board}: this build of cbin-nn-deploy has no probes; build it with the feature `probe`")]
+    WithoutProbes {
+        /// The board's name.
+        board: &'static str,
+    },
     /// The caller's callback stopped the session.
     #[error("{board}, {step}: stopped as asked")]
     Interrupted {
@@ -255,6 +453,12 @@ pub enum DeployError {
         /// The step.
         step: Step,
     },
+    /// The session was closed.
+    #[error("the board's session is closed; connect anew")]
+    Closed,
+    /// Another call is in progress: of another thread, or of the one whose callback this is.
+    #[error("the board is busy with another call of this session; wait until that has returned")]
+    Busy,
     /// The session has failed before, or has no model.
     #[error("{board}: {reason}")]
     Misuse {
@@ -293,7 +497,26 @@ impl DeployError {
             Self::ImagesInvalid { .. } => "images-invalid",
             Self::Refused { .. } => "board-refused",
             Self::Garbled { .. } => "board-garbled",
+            Self::NoProbe { .. } => "no-probe",
+            Self::SeveralProbes { .. } => "several-probes",
+            Self::ProbeNotFound { .. } => "probe-not-found",
+            Self::ProbeSelector { .. } => "bad-probe",
+            Self::ProbePermission { .. } => "probe-permission",
+            Self::Attach { .. } => "attach-failed",
+            Self::ProbeLost { .. } => "probe-lost",
+            Self::ProbeStuck { .. } => "probe-stuck",
+            Self::ProbeFailed { .. } => "probe-failed",
+            Self::ProbePanicked { .. } => "probe-panicked",
+            Self::WrongChip { .. } => "wrong-chip",
+            Self::ReadProtected { .. } => "read-protected",
+            Self::FlashFailed { .. } => "flash-failed",
+            Self::LockedUp { .. } => "locked-up",
+            Self::NoModel { .. } => "no-model",
+            Self::NotReady { .. } => "not-ready",
+            Self::WithoutProbes { .. } => "without-probes",
             Self::Interrupted { .. } => "interrupted",
+            Self::Closed => "session-closed",
+            Self::Busy => "session-busy",
             Self::Misuse { .. } => "session-misuse",
         }
     }

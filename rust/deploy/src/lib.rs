@@ -16,8 +16,8 @@
 //!                      └─ TargetMemory    reads and writes at an address
 //! ```
 //!
-//! The emulated board implements the lower two over a file that QEMU maps too. A board behind a
-//! debug probe differs in [`Transport`] alone.
+//! The emulated board implements the lower two over a file that QEMU maps too, a board behind a debug
+//! probe over probe-rs (feature `probe`), whose every call runs on a thread of its own under a watchdog.
 //!
 //! # Invariants
 //!
@@ -31,22 +31,37 @@
 mod bench;
 mod board;
 mod error;
+mod image;
 mod memory;
 mod options;
+#[cfg(feature = "probe")]
+mod probe;
+#[cfg(unix)]
 mod qemu;
 mod rtt;
+#[cfg(any(feature = "probe", test))]
+mod select;
 mod session;
+#[cfg(unix)]
+mod shared_file;
 mod transport;
+#[cfg(any(feature = "probe", test))]
+mod worker;
 
-pub use bench::{BenchRun, bench};
-pub use board::{Board, Kind, board, boards};
+pub use bench::{BenchRun, Progress, bench, run_images};
+pub use board::{Board, Chip, Identity, Kind, SIMULATED_ID, board, boards};
 pub use cbin_nn_protocol::{BoardError, Counter, Opened, SPIN_INSTRUCTIONS};
 pub use error::{DeployError, Step};
+pub use image::{RunnerImage, check_model};
 pub use memory::TargetMemory;
 pub use options::Options;
+#[cfg(feature = "probe")]
+pub use probe::probes;
 pub use rtt::{Rtt, RttError};
-pub use session::{BoardInfo, ImageRun, Session, Watch};
-pub use transport::{Transport, TransportError};
+#[cfg(feature = "probe")]
+pub use select::ProbeInfo;
+pub use session::{BoardInfo, Event, ImageRun, Loaded, Operation, Session, Watch};
+pub use transport::{Programmed, Transport, TransportError};
 
 /// The examples of the README run as tests.
 #[cfg(doctest)]

@@ -13,7 +13,7 @@ use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread::{self, JoinHandle},
@@ -23,9 +23,12 @@ use tempfile::TempDir;
 
 use crate::{
     Board, DeployError, Options, Step,
-    memory::{SharedFile, TargetMemory},
+    image::RunnerImage,
+    memory::TargetMemory,
     rtt::Rtt,
-    transport::{Transport, TransportError},
+    session::Watch,
+    shared_file::SharedFile,
+    transport::{Programmed, Transport, TransportError},
 };
 
 /// Address of the memory shared with the host: the machine's PSRAM.
@@ -36,8 +39,6 @@ const SHARED_BYTES: u64 = 16 << 20;
 const STDERR_READ: u64 = 16 << 10;
 /// How much of that an error message shows, in characters.
 const STDERR_SHOWN: usize = 400;
-/// A larger image than any runner, in bytes: a limit on what is read to be checked.
-const RUNNER_MAX: u64 = 64 << 20;
 
 /// A running emulator.
 pub struct Emulator {
@@ -51,8 +52,7 @@ pub struct Emulator {
 
 impl Emulator {
     /// Starts the emulator with a runner.
-    pub fn start(board: &Board, runner: &Path, options: &Options) -> Result<Self, DeployError> {
-        let runner = check_runner(board, runner)?;
+    pub fn start(board: &Board, runner: &RunnerImage, options: &Options) -> Result<Self, DeployError> {
         let failed =
             |what| move |source| DeployError::Io { board: board.name, step: Step::Start, what, source };
         let folder = tempfile::Builder::new()
@@ -86,7 +86,7 @@ impl Emulator {
             .args(["-nodefaults", "-no-user-config"])
             .args(["-display", "none", "-monitor", "none", "-serial", "none"])
             .arg("-kernel")
-            .arg(&runner)
+            .arg(&runner.path)
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -131,8 +131,18 @@ impl Transport for Emulator {
         self.process.check()
     }
 
-    fn program(&mut self, address: u32, bytes: &[u8]) -> Result<(), TransportError> {
-        Ok(self.memory.write(address, bytes)?)
+    fn program(
+        &mut self,
+        address: u32,
+        bytes: &[u8],
+        _watch: Watch<'_>,
+    ) -> Result<Programmed, TransportError> {
+        self.memory.write(address, bytes)?;
+        Ok(Programmed::Written)
+    }
+
+    fn peek(&mut self, address: u32, buffer: &mut [u8]) -> Result<(), TransportError> {
+        Ok(self.memory.read(address, buffer)?)
     }
 
     fn process_id(&self) -> Option<u32> {
@@ -239,65 +249,9 @@ fn spawn_error(board: &Board, program: &OsStr, source: io::Error) -> DeployError
     }
 }
 
-/// Checks that a file is a runner for this board, and returns its absolute path.
-fn check_runner(board: &Board, path: &Path) -> Result<PathBuf, DeployError> {
-    let unreadable = |source| DeployError::RunnerMissing { board: board.name, path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(RUNNER_MAX).read_to_end(&mut bytes)).map_err(unreadable)?;
-    match runner_fault(board.name, &bytes) {
-        None => path.canonicalize().map_err(unreadable),
-        Some(reason) => Err(DeployError::RunnerInvalid { board: board.name, path: path.to_owned(), reason }),
-    }
-}
-
-/// What is wrong with a runner's image, if anything is.
-fn runner_fault(board: &str, bytes: &[u8]) -> Option<String> {
-    // ELF: magic, 32 bits, little-endian; e_type 2 (executable) and e_machine 40 (Arm).
-    if bytes.get(..4) != Some(b"\x7FELF") {
-        return Some("not an ELF file".into());
-    }
-    if bytes.get(4..6) != Some(&[1, 1]) || bytes.get(16..20) != Some(&[2, 0, 40, 0]) {
-        return Some("not a program for 32-bit Arm".into());
-    }
-    // The mark is in a section of its own that is not loaded; nothing else in a runner spells it.
-    const MARK: &[u8] = b"cbin-nn-runner board=";
-    let Some(at) = bytes.windows(MARK.len()).position(|window| window == MARK) else {
-        return Some("not a cbin-nn runner".into());
-    };
-    let rest = &bytes[at + MARK.len()..];
-    let name = rest.split(|&byte| byte == b';').next().unwrap_or_default();
-    if name == board.as_bytes() {
-        return None;
-    }
-    let name = &name[..name.len().min(64)];
-    Some(format!("a runner for board {:?}", String::from_utf8_lossy(name)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn elf(mark: &str) -> Vec<u8> {
-        let mut bytes = vec![0; 20];
-        bytes[..6].copy_from_slice(b"\x7FELF\x01\x01");
-        bytes[16..].copy_from_slice(&[2, 0, 40, 0]);
-        bytes.extend_from_slice(mark.as_bytes());
-        bytes
-    }
-
-    #[test]
-    fn a_runner_is_known_by_its_mark() {
-        let fault = |bytes: &[u8]| runner_fault("this", bytes);
-        assert_eq!(fault(&elf("..cbin-nn-runner board=this;..")), None);
-        assert_eq!(fault(&elf("cbin-nn-runner board=other;")).unwrap(), "a runner for board \"other\"");
-        assert_eq!(fault(&elf("")).unwrap(), "not a cbin-nn runner");
-        assert_eq!(fault(b"#!/bin/sh").unwrap(), "not an ELF file");
-        assert_eq!(fault(b"").unwrap(), "not an ELF file");
-        let mut host = elf("");
-        host[4] = 2;
-        assert_eq!(fault(&host).unwrap(), "not a program for 32-bit Arm");
-        assert_eq!(fault(&host[..8]).unwrap(), "not a program for 32-bit Arm");
-    }
 
     #[test]
     fn a_log_is_told_in_one_line() {

@@ -15,13 +15,54 @@ use cbin_nn_protocol::{
 
 use crate::{
     Board, DeployError, Kind, Options, Step,
-    qemu::Emulator,
-    transport::{Transport, TransportError},
+    image::{RunnerImage, check_model},
+    transport::{Programmed, Transport, TransportError},
 };
 
-/// Called every few dozen milliseconds while a session waits; `Break` ends the wait with
-/// [`DeployError::Interrupted`].
-pub type Watch<'a> = &'a mut dyn FnMut() -> ControlFlow<()>;
+/// Called every few dozen milliseconds while a session waits, and with each [`Event`]; `Break` ends the
+/// wait with [`DeployError::Interrupted`].
+pub type Watch<'a> = &'a mut dyn FnMut(Option<Event>) -> ControlFlow<()>;
+
+/// How far the flashing of a board has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Event {
+    /// [`Step::FlashRunner`] or [`Step::FlashModel`].
+    pub step: Step,
+    /// What is being done to the flash.
+    pub operation: Operation,
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// What is being done to a flash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Reading what it holds, to leave alone what is as it should be.
+    Compare,
+    /// Erasing sectors.
+    Erase,
+    /// Programming.
+    Program,
+    /// Reading back.
+    Verify,
+}
+
+impl Operation {
+    /// A word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Compare => "compare",
+            Self::Erase => "erase",
+            Self::Program => "program",
+            Self::Verify => "verify",
+        }
+    }
+}
 
 /// How often a [`Watch`] is called.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
@@ -29,6 +70,8 @@ const WATCH_EVERY: Duration = Duration::from_millis(50);
 const POLL_AWAKE: Duration = Duration::from_micros(300);
 /// A wait's first sleep; each is twice as long as the last.
 const SLEEP_FIRST: Duration = Duration::from_micros(20);
+/// Bytes of a model's header.
+const HEADER_BYTES: usize = 64;
 /// The longest sleep.
 const SLEEP_LONGEST: Duration = Duration::from_micros(500);
 
@@ -72,6 +115,16 @@ pub struct ImageRun {
     pub stack_bytes: u32,
 }
 
+/// What loading a model did to the board's flash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Loaded {
+    /// The board held the model already.
+    Unchanged,
+    /// The model was written.
+    Written,
+}
+
 /// An open board. Dropping it ends it.
 pub struct Session {
     board: Board,
@@ -79,6 +132,8 @@ pub struct Session {
     transport: Box<dyn Transport>,
     info: BoardInfo,
     opened: Option<Opened>,
+    /// What the last [`Session::load_model`] did.
+    loaded: Option<Loaded>,
     /// Bytes that have come and are no whole frame yet.
     pending: Vec<u8>,
     /// The last frame, its terminating zero included.
@@ -99,8 +154,10 @@ impl Session {
         options: Options,
         watch: Watch<'_>,
     ) -> Result<Self, DeployError> {
-        let transport: Box<dyn Transport> = match board.kind {
-            Kind::Emulated => Box::new(Emulator::start(board, runner, &options)?),
+        let image = RunnerImage::read(board, runner)?;
+        let transport = match board.kind {
+            Kind::Emulated if options.probe.is_none() => emulate(board, &image, &options)?,
+            _ => through_probe(board, &image, &options, watch)?,
         };
         Self::over(board, transport, options, watch)
     }
@@ -132,6 +189,7 @@ impl Session {
                 code_bytes: 0,
             },
             opened: None,
+            loaded: None,
             pending: Vec::with_capacity(MAX_FRAME_BYTES),
             received: Vec::with_capacity(MAX_FRAME_BYTES),
             broken: false,
@@ -159,31 +217,68 @@ impl Session {
         self.opened
     }
 
+    /// Whether figures of this board are a simulator's: by its kind, or because its chip says so.
+    #[must_use]
+    pub fn simulated(&self) -> bool {
+        self.board.simulated() || self.transport.simulated()
+    }
+
+    /// What the last [`Session::load_model`] did to the board's flash.
+    #[must_use]
+    pub fn loaded(&self) -> Option<Loaded> {
+        self.loaded
+    }
+
     /// The emulator's process, if there is one.
     #[must_use]
     pub fn process_id(&self) -> Option<u32> {
         self.transport.process_id()
     }
 
-    /// Writes a model to the board and opens it there. Its weights stay where they are written.
+    /// Opens a board for a model: checks that the two fit before anything is written to the board, then
+    /// does what [`Session::open`] and [`Session::load_model`] do.
     ///
     /// # Errors
     ///
-    /// When the board has no room for the model or refuses it; the next model may still be loaded.
+    /// What those two fail with.
+    pub fn open_for(
+        board: &Board,
+        runner: &Path,
+        model: &[u8],
+        options: Options,
+        watch: Watch<'_>,
+    ) -> Result<Self, DeployError> {
+        RunnerImage::read(board, runner)?.check_model(board, model)?;
+        let mut session = Self::open(board, runner, options, watch)?;
+        session.load_model(model, watch)?;
+        Ok(session)
+    }
+
+    /// Writes a model to the board, unless it is there already, and opens it. Its weights stay where they
+    /// are written.
+    ///
+    /// # Errors
+    ///
+    /// When the model is damaged or the board has no room for it, which is found out before anything is
+    /// written; and when the board refuses it. The next model may still be loaded.
     pub fn load_model(&mut self, model: &[u8], watch: Watch<'_>) -> Result<Opened, DeployError> {
+        check_model(&self.board, model, self.info.model_bytes, self.info.workspace_bytes)?;
+        self.load_unchecked(model, watch)
+    }
+
+    /// [`Session::load_model`] without the host's own check, for tests of the board's.
+    ///
+    /// # Errors
+    ///
+    /// When the board has no room for the bytes or refuses them.
+    pub fn load_unchecked(&mut self, model: &[u8], watch: Watch<'_>) -> Result<Opened, DeployError> {
         let step = Step::Load;
         let board = self.board.name;
         let available = self.info.model_bytes;
-        let bytes = match u32::try_from(model.len()) {
-            Ok(bytes) if bytes <= available => bytes,
-            _ => {
-                return Err(DeployError::ModelTooLarge {
-                    board,
-                    needed: model.len() as u64,
-                    available: available.into(),
-                });
-            }
-        };
+        if model.len() as u64 > u64::from(available) {
+            let (needed, available) = (model.len() as u64, available.into());
+            return Err(DeployError::ModelTooLarge { board, needed, available });
+        }
         self.opened = None;
         let timeout = self.options.reply_timeout;
         match self.exchange(&Request::CloseModel, step, timeout, watch)? {
@@ -191,11 +286,74 @@ impl Session {
             other => return Err(unexpected(board, step, &other)),
         }
         let address = self.info.model_address;
-        if let Err(error) = self.transport.program(address, model) {
-            return Err(self.failed(error, step, "writing the model"));
+        let programmed = match self.transport.program(address, model, watch) {
+            Ok(programmed) => programmed,
+            Err(error) => return Err(self.failed(error, Step::FlashModel, "writing the model")),
+        };
+        if programmed == Programmed::Restarted {
+            self.pending.clear();
+            self.info = self.greet(watch)?;
         }
+        self.loaded = Some(match programmed {
+            Programmed::Unchanged => Loaded::Unchanged,
+            Programmed::Written | Programmed::Restarted => Loaded::Written,
+        });
+        self.open_model(model, watch)
+    }
+
+    /// Opens the model that the board holds, and returns its bytes.
+    ///
+    /// # Errors
+    ///
+    /// When it holds none that is whole, and when the board fails.
+    pub fn open_stored(&mut self, watch: Watch<'_>) -> Result<Vec<u8>, DeployError> {
+        let model = self.stored()?;
+        self.open_model(&model, watch)?;
+        Ok(model)
+    }
+
+    /// The whole and valid model in the board's region.
+    fn stored(&mut self) -> Result<Vec<u8>, DeployError> {
+        let board = self.board.name;
+        let none = |reason| DeployError::NoModel { board, reason };
+        let (address, room) = (self.info.model_address, self.info.model_bytes as usize);
+        let mut model = vec![0; HEADER_BYTES.min(room)];
+        self.peek(address, &mut model)?;
+        if model.iter().all(|&byte| byte == model[0]) {
+            return Err(none("the region is blank".to_owned()));
+        }
+        // As the file format has it: `magic`, `version`, `file_bytes`.
+        let length = match model.get(..12) {
+            Some([b'C', b'B', b'I', b'N', _, _, _, _, rest @ ..]) => {
+                rest.try_into().map_or(0, u32::from_le_bytes) as usize
+            }
+            _ => return Err(none("what is there is not a .cbn model".to_owned())),
+        };
+        if !(HEADER_BYTES..=room).contains(&length) {
+            return Err(none(format!("its header says {length} bytes where there is room for {room}")));
+        }
+        model.resize(length, 0);
+        self.peek(address, &mut model)?;
+        match Model::new_checked(&AlignedBytes::copy_of(&model)) {
+            Ok(_) => Ok(model),
+            Err(error) => Err(none(error.to_string())),
+        }
+    }
+
+    /// Reads the board's memory.
+    fn peek(&mut self, address: u32, buffer: &mut [u8]) -> Result<(), DeployError> {
+        match self.transport.peek(address, buffer) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.failed(error, Step::Load, "reading the model")),
+        }
+    }
+
+    /// Opens the model whose bytes are in the board's region.
+    fn open_model(&mut self, model: &[u8], watch: Watch<'_>) -> Result<Opened, DeployError> {
+        let (step, board) = (Step::Load, self.board.name);
+        let bytes = u32::try_from(model.len()).unwrap_or(u32::MAX);
         let request = Request::OpenModel { bytes };
-        match self.exchange(&request, step, timeout, watch) {
+        match self.exchange(&request, step, self.options.reply_timeout, watch) {
             Ok(Response::Opened(opened)) => {
                 self.opened = Some(opened);
                 Ok(opened)
@@ -482,7 +640,7 @@ impl Session {
             }
             if waited - watched >= WATCH_EVERY {
                 watched = waited;
-                if watch().is_break() {
+                if watch(None).is_break() {
                     self.broken = true;
                     return Err(DeployError::Interrupted { board, step });
                 }
@@ -495,13 +653,70 @@ impl Session {
     /// A transport's error in this session's words. The session is over.
     fn failed(&mut self, error: TransportError, step: Step, what: &'static str) -> DeployError {
         self.broken = true;
-        let board = self.board.name;
-        match error {
-            TransportError::Memory(source) => DeployError::Io { board, step, what, source },
-            TransportError::Rtt(error) => garbled(board, step, error.to_string()),
-            TransportError::Ended { status, stderr } => DeployError::Exited { board, step, status, stderr },
-        }
+        failed(self.board.name, error, step, what)
     }
+}
+
+/// A transport's error in words that name the board and the step.
+pub(crate) fn failed(
+    board: &'static str,
+    error: TransportError,
+    step: Step,
+    what: &'static str,
+) -> DeployError {
+    match error {
+        TransportError::Memory(source) => DeployError::Io { board, step, what, source },
+        TransportError::Rtt(error) => garbled(board, step, error.to_string()),
+        TransportError::Ended { status, stderr } => DeployError::Exited { board, step, status, stderr },
+        TransportError::Lost(source) => DeployError::ProbeLost { board, step, source },
+        TransportError::Probe(source) => DeployError::ProbeFailed { board, step, source },
+        TransportError::Stuck(waited) => DeployError::ProbeStuck { board, step, waited },
+        TransportError::Panicked(message) => DeployError::ProbePanicked { board, step, message },
+        TransportError::Flash(source) => DeployError::FlashFailed { board, step, source },
+        TransportError::LockedUp => DeployError::LockedUp { board, step },
+        TransportError::Interrupted => DeployError::Interrupted { board, step },
+    }
+}
+
+/// Starts the emulator.
+#[cfg(unix)]
+fn emulate(board: &Board, image: &RunnerImage, options: &Options) -> Result<Box<dyn Transport>, DeployError> {
+    Ok(Box::new(crate::qemu::Emulator::start(board, image, options)?))
+}
+
+/// The emulator shares its memory as a mapped file, in a way that is only written for Unix.
+#[cfg(not(unix))]
+fn emulate(
+    board: &Board,
+    _image: &RunnerImage,
+    options: &Options,
+) -> Result<Box<dyn Transport>, DeployError> {
+    Err(DeployError::EmulatorNotStarted {
+        board: board.name,
+        program: options.qemu.to_string_lossy().into_owned(),
+        source: std::io::ErrorKind::Unsupported.into(),
+    })
+}
+
+/// Reaches the board through a debug probe.
+#[cfg(feature = "probe")]
+fn through_probe(
+    board: &Board,
+    image: &RunnerImage,
+    options: &Options,
+    watch: Watch<'_>,
+) -> Result<Box<dyn Transport>, DeployError> {
+    Ok(Box::new(crate::probe::ProbeTransport::open(board, image, options, watch)?))
+}
+
+#[cfg(not(feature = "probe"))]
+fn through_probe(
+    board: &Board,
+    _image: &RunnerImage,
+    _options: &Options,
+    _watch: Watch<'_>,
+) -> Result<Box<dyn Transport>, DeployError> {
+    Err(DeployError::WithoutProbes { board: board.name })
 }
 
 /// The error in a response that says the board has halted.
@@ -511,6 +726,7 @@ fn died(board: &'static str, step: Step, response: &Response<'_>) -> Option<Depl
             Some(DeployError::Panicked { board, step, file: file.to_owned(), line })
         }
         Response::Fault { pc } => Some(DeployError::Faulted { board, step, pc }),
+        Response::NotReady { what } => Some(DeployError::NotReady { board, step, what: what.to_owned() }),
         _ => None,
     }
 }
@@ -532,6 +748,7 @@ fn unexpected(board: &'static str, step: Step, response: &Response<'_>) -> Deplo
         Response::Error(_) => "Error",
         Response::Panic { .. } => "Panic",
         Response::Fault { .. } => "Fault",
+        Response::NotReady { .. } => "NotReady",
     };
     garbled(board, step, format!("the answer {name} makes no sense here"))
 }

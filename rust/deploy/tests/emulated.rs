@@ -148,12 +148,12 @@ fn a_model_that_is_none_is_refused_at_once() {
     let start = Instant::now();
     let rounds = 200;
     for round in 0..rounds {
-        let error = session.load_model(&vec![round as u8; round], &mut go_on).unwrap_err();
+        let error = session.load_unchecked(&vec![round as u8; round], &mut go_on).unwrap_err();
         assert_eq!(error.slug(), "model-invalid", "{error}");
         assert!(error.to_string().starts_with("qemu-mps2-an500, loading the model: "));
     }
     println!("{:?} for a refused model", start.elapsed() / rounds as u32);
-    let error = session.load_model(&vec![0; (15 << 20) + 1], &mut go_on).unwrap_err();
+    let error = session.load_unchecked(&vec![0; (15 << 20) + 1], &mut go_on).unwrap_err();
     assert_eq!(error.slug(), "model-too-large");
     assert!(session.spin(10, &mut go_on).is_ok());
 }
@@ -195,7 +195,7 @@ fn the_watch_can_stop_a_wait() {
     let Some(runner) = needs() else { return };
     let mut session = open(&runner, Options::default()).unwrap();
     let start = Instant::now();
-    let error = session.spin(u32::MAX, &mut || ControlFlow::Break(())).unwrap_err();
+    let error = session.spin(u32::MAX, &mut |_| ControlFlow::Break(())).unwrap_err();
     assert_eq!(error.slug(), "interrupted");
     assert!(start.elapsed() < Duration::from_secs(3));
 }
@@ -262,7 +262,7 @@ fn a_wrong_runner_is_known_before_it_runs() {
 /// would prove nothing; so the version is changed in a transport that plays the board.
 #[test]
 fn another_protocol_version_is_named() {
-    use cbin_nn_deploy::{Transport, TransportError};
+    use cbin_nn_deploy::{Programmed, Transport, TransportError, Watch};
 
     struct Played(Vec<u8>);
     impl Transport for Played {
@@ -278,7 +278,10 @@ fn another_protocol_version_is_named() {
         fn check(&mut self) -> Result<(), TransportError> {
             Ok(())
         }
-        fn program(&mut self, _: u32, _: &[u8]) -> Result<(), TransportError> {
+        fn program(&mut self, _: u32, _: &[u8], _: Watch<'_>) -> Result<Programmed, TransportError> {
+            Ok(Programmed::Written)
+        }
+        fn peek(&mut self, _: u32, _: &mut [u8]) -> Result<(), TransportError> {
             Ok(())
         }
     }

@@ -65,6 +65,20 @@ impl<'a> BbConv2d<'a> {
         self.layer.pool.is_some()
     }
 
+    /// Shapes, rules and pool.
+    pub(crate) fn layer(&self) -> &ConvLayer<'a> {
+        &self.layer
+    }
+
+    pub(crate) fn padding(&self) -> Padding {
+        self.padding
+    }
+
+    /// Word `at` of a filter.
+    pub(crate) fn filter_word(&self, filter: usize, at: usize) -> u32 {
+        self.weights[filter * self.layer.geometry.filter_words() + at]
+    }
+
     /// Words of scratch that [`optimized`](Self::optimized) needs.
     pub fn scratch_words(&self) -> usize {
         2 * self.layer.geometry.filter_words() + self.layer.veto_words()

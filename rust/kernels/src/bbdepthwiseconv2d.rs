@@ -68,6 +68,21 @@ impl<'a> BbDepthwiseConv2d<'a> {
         self.layer.pool.is_some()
     }
 
+    /// Shapes, rules and pool.
+    pub(crate) fn layer(&self) -> &ConvLayer<'a> {
+        &self.layer
+    }
+
+    pub(crate) fn padding(&self) -> Padding {
+        self.padding
+    }
+
+    /// The packed weights of a tap.
+    pub(crate) fn tap(&self, tap: usize) -> &'a [u32] {
+        let words = self.layer.geometry.input().pixel_words();
+        &self.weights[tap * words..(tap + 1) * words]
+    }
+
     /// Multiply-accumulates of the whole layer, counting taps in the padding.
     pub fn macs(&self) -> u64 {
         let geometry = &self.layer.geometry;

@@ -53,6 +53,10 @@ impl<'a> Dense<'a> {
         &self.output
     }
 
+    pub(crate) fn input(&self) -> &Shape {
+        &self.input
+    }
+
     pub(crate) fn check_input(&self, input: &[u32]) -> Result<(), ArgumentError> {
         check_length("input", self.input.words(), input.len())
     }
@@ -75,7 +79,7 @@ impl<'a> Dense<'a> {
         self.features() as i32 - 2 * differing(self.filter(unit), input) as i32
     }
 
-    fn filter(&self, unit: usize) -> &'a [u32] {
+    pub(crate) fn filter(&self, unit: usize) -> &'a [u32] {
         let words = self.input.words();
         &self.weights[unit * words..(unit + 1) * words]
     }
@@ -111,6 +115,14 @@ impl<'a> BbFc<'a> {
     /// Shape of the output: one pixel, a channel for each unit.
     pub fn output(&self) -> &Shape {
         self.dense.output()
+    }
+
+    pub(crate) fn dense(&self) -> &Dense<'a> {
+        &self.dense
+    }
+
+    pub(crate) fn rules(&self) -> &Rules<'a> {
+        &self.rules
     }
 
     /// The definition, one product at a time. `input` is a packed plane, `output` holds

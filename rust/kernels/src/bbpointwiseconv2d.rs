@@ -64,6 +64,16 @@ impl<'a> BbPointwiseConv2d<'a> {
         self.layer.pool.is_some()
     }
 
+    /// Shapes, rules and pool.
+    pub(crate) fn layer(&self) -> &ConvLayer<'a> {
+        &self.layer
+    }
+
+    /// Word `at` of a filter.
+    pub(crate) fn filter_word(&self, filter: usize, at: usize) -> u32 {
+        self.weights[filter * self.layer.geometry.filter_words() + at]
+    }
+
     /// Words of scratch that [`optimized`](Self::optimized) needs.
     pub fn scratch_words(&self) -> usize {
         self.layer.veto_words()

@@ -14,6 +14,7 @@ values beyond the output type's range become its smallest or largest value.
 
 use crate::ArgumentError;
 use crate::bbfc::Dense;
+use crate::blocks::{LANES, Line};
 use crate::error::check_length;
 
 /// Largest `shift` of a [`Requantization`].
@@ -131,6 +132,29 @@ impl<'a> BbqFc<'a> {
     /// Units, the length of the output.
     pub fn units(&self) -> usize {
         self.dense.units()
+    }
+
+    pub(crate) fn dense(&self) -> &Dense<'a> {
+        &self.dense
+    }
+
+    /// The outputs for accumulators in lanes, as [`BlockLayer::accumulators`] writes them.
+    ///
+    /// # Errors
+    /// [`ArgumentError::Length`] naming the slice.
+    ///
+    /// [`BlockLayer::accumulators`]: crate::blocks::BlockLayer::accumulators
+    pub fn requantize<T: Output>(
+        &self,
+        accumulators: &[Line],
+        output: &mut [T],
+    ) -> Result<(), ArgumentError> {
+        check_length("accumulators", self.dense.units().div_ceil(LANES), accumulators.len())?;
+        check_length("output", self.dense.units(), output.len())?;
+        for (unit, value) in output.iter_mut().enumerate() {
+            *value = self.requantization.apply(unit, accumulators[unit / LANES].0[unit % LANES] as i32);
+        }
+        Ok(())
     }
 
     /// The definition, one product at a time. `input` is a packed plane, `output` one value a unit.

@@ -29,11 +29,16 @@ Each operator is a struct that is validated when it is built, with two ways to r
 written as the definition reads, and `optimized`. They agree bit for bit on every input, which one shared
 test macro (`tests/variants.rs`) checks.
 
+A host with vector instructions ([`simd`]) runs layers rewritten for them ([`blocks`]), with the same outputs.
+
 BatchNorm, PReLU, bias and scale never appear here: they are folded into integer [`rule`]s when a model is
 converted, and into the fixed-point [requantization](bbqfc::Requantization) of the last layer.
 */
 #![no_std]
 #![deny(unsafe_code)]
+
+#[cfg(feature = "std")]
+extern crate std;
 
 mod arch;
 pub mod bbconv2d;
@@ -42,6 +47,7 @@ pub mod bbfc;
 pub mod bbpointwiseconv2d;
 pub mod bbqfc;
 pub mod bits;
+pub mod blocks;
 pub mod bmaxpool2d;
 mod bytes;
 mod conv;
@@ -50,6 +56,7 @@ pub mod qbconv2d;
 pub mod qqconv2d;
 pub mod rule;
 pub mod shape;
+pub mod simd;
 
 pub use error::ArgumentError;
 

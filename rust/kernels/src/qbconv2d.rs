@@ -123,6 +123,15 @@ impl<'a> QbConv2d<'a> {
         self.layer.pool.is_some()
     }
 
+    /// Shapes, rules and pool.
+    pub(crate) fn layer(&self) -> &ConvLayer<'a> {
+        &self.layer
+    }
+
+    pub(crate) fn affine(&self) -> Affine {
+        self.affine
+    }
+
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see
     /// [`window_words`](Self::window_words).
     pub fn scratch_words(&self) -> usize {
@@ -134,7 +143,7 @@ impl<'a> QbConv2d<'a> {
         Weights::byte_mask_words(&self.layer.geometry)
     }
 
-    fn weight_is_plus(&self, filter: usize, tap: usize, channel: usize) -> bool {
+    pub(crate) fn weight_is_plus(&self, filter: usize, tap: usize, channel: usize) -> bool {
         let geometry = &self.layer.geometry;
         match self.weights {
             Weights::Packed(packed) => {

@@ -59,6 +59,20 @@ impl<'a> QqConv2d<'a> {
         self.layer.pool.is_some()
     }
 
+    /// Shapes, rules and pool.
+    pub(crate) fn layer(&self) -> &ConvLayer<'a> {
+        &self.layer
+    }
+
+    pub(crate) fn affine(&self) -> Affine {
+        self.affine
+    }
+
+    pub(crate) fn weight(&self, filter: usize, tap: usize, channel: usize) -> i8 {
+        let geometry = &self.layer.geometry;
+        self.weights[filter * geometry.products() + tap * geometry.input().channels() + channel]
+    }
+
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see
     /// [`window_words`](Self::window_words).
     pub fn scratch_words(&self) -> usize {

@@ -90,6 +90,15 @@ impl<'a> Rules<'a> {
         check_length("rule lo", pixels * conv.channels(), self.lo.len())
     }
 
+    pub(crate) fn grid(&self) -> Grid {
+        self.grid
+    }
+
+    /// Pixels that there are rules for.
+    pub(crate) fn pixels(&self) -> usize {
+        self.lo.len() / self.channels
+    }
+
     /// Index of the pixel whose rules apply, for pixel `conv` of the convolution and `output` of the output.
     #[inline]
     pub(crate) fn pixel(&self, conv: usize, output: usize) -> usize {

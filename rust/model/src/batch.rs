@@ -1,22 +1,26 @@
 //! Models that own their bytes, and many images on all cores.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
+use core::num::NonZero;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use rayon::prelude::*;
+use rayon::ThreadPool;
 
 use crate::aligned::AlignedBytes;
+use crate::host::{HostLayers, HostModel, Instructions};
 use crate::{FormatError, Model, NoObserver, RunError};
 
 /// Most threads of a batch, whatever is asked for.
 pub const MAX_THREADS: usize = 1024;
+/// Most images that a thread takes at once.
+const MAX_BLOCK: usize = 64;
 
 /// Which of an operator's two kernels a batch runs. Both give the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
     /// The definition, one product at a time.
     Reference,
-    /// What a board runs.
+    /// The fastest for the model's [`Instructions`]: with the portable ones, what a board runs.
     Optimized,
 }
 
@@ -24,17 +28,33 @@ pub enum Kernel {
 #[derive(Debug, Clone)]
 pub struct OwnedModel {
     bytes: Arc<AlignedBytes>,
+    layers: Arc<HostLayers>,
+    images_between_looks: usize,
 }
 
 impl OwnedModel {
-    /// Copies and checks `bytes`.
+    /// Copies and checks `bytes`, for the best instructions of this CPU.
     ///
     /// # Errors
     /// [`FormatError`], as [`Model::new_checked`].
     pub fn new(bytes: &[u8]) -> Result<Self, FormatError> {
+        Self::with_instructions(bytes, Instructions::best())
+    }
+
+    /// As [`new`](Self::new), with a choice of instructions.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_instructions(bytes: &[u8], instructions: Instructions) -> Result<Self, FormatError> {
         let bytes = AlignedBytes::copy_of(bytes);
-        Model::new_checked(&bytes)?;
-        Ok(Self { bytes: Arc::new(bytes) })
+        let model = Model::new_checked(&bytes)?;
+        let layers = HostLayers::new(&model, instructions);
+        // Multiply-accumulates in some tenths of a second.
+        let macs = if instructions == Instructions::PORTABLE { 5_000_000_000 } else { 100_000_000_000 };
+        // A pooling layer has no multiply-accumulates; the bytes it moves stand for them.
+        let work = model.macs() + 8 * (model.input_bytes() + model.arena_bytes()) as u64;
+        let images_between_looks = usize::try_from(macs / work).unwrap_or(usize::MAX).max(cores());
+        Ok(Self { bytes: Arc::new(bytes), layers: Arc::new(layers), images_between_looks })
     }
 
     /// The view over the bytes.
@@ -47,19 +67,25 @@ impl OwnedModel {
         &self.bytes
     }
 
+    /// What the model runs with.
+    pub fn instructions(&self) -> Instructions {
+        self.layers.instructions()
+    }
+
+    /// The layers in the layout of the host.
+    pub fn host_layers(&self) -> &HostLayers {
+        &self.layers
+    }
+
     /// Images of a batch between two looks at whether to go on (Ctrl-C, say): some tenths of a second of work
     /// with the optimized kernels on one core, and no fewer than keep the cores busy.
     pub fn images_between_looks(&self) -> usize {
-        const WORK: u64 = 5_000_000_000;
-        let model = self.view();
-        // A pooling layer has no multiply-accumulates; the bytes it moves stand for them.
-        let work = model.macs() + 8 * (model.input_bytes() + model.arena_bytes()) as u64;
-        usize::try_from(WORK / work).unwrap_or(usize::MAX).max(rayon::current_num_threads())
+        self.images_between_looks
     }
 
     /// Runs a batch: `images` holds n inputs one after the other, `outputs` takes n outputs. Images are
-    /// spread over `threads` threads (0: one a core; never more than images or [`MAX_THREADS`]); each thread
-    /// has one arena.
+    /// spread over `threads` threads (0: one a core; never more than images or [`MAX_THREADS`]), the calling
+    /// one among them; each has working memory of its own, allocated once.
     ///
     /// # Errors
     /// [`RunError`] naming the argument.
@@ -91,31 +117,72 @@ impl OwnedModel {
         if count == 0 {
             return Ok(());
         }
-        let threads = threads.min(count).min(MAX_THREADS);
-        let run_one = |arena: &mut Vec<u32>, image: &[u8], output: &mut [u8]| match kernel {
-            Kernel::Optimized => model.run(image, output, arena, &mut NoObserver),
-            Kernel::Reference => model.run_reference(image, output, arena, &mut NoObserver),
-        };
-        let mut run = || {
-            images.par_chunks_exact(input).zip(outputs.par_chunks_exact_mut(output)).try_for_each_init(
-                || alloc::vec![0u32; model.arena_bytes() / 4],
-                |arena, (image, output)| run_one(arena, image, output),
-            )
-        };
-        match threads {
-            0 => run(),
-            1 => {
-                let mut arena = alloc::vec![0u32; model.arena_bytes() / 4];
-                images
-                    .chunks_exact(input)
-                    .zip(outputs.chunks_exact_mut(output))
-                    .try_for_each(|(image, output)| run_one(&mut arena, image, output))
+        let threads = if threads == 0 { cores() } else { threads }.min(count).min(MAX_THREADS);
+        // Small enough that no thread waits long for the last one.
+        let block = (count / (8 * threads)).clamp(1, MAX_BLOCK);
+        let host = HostModel::new(model, &self.layers);
+        let blocks = Mutex::new(images.chunks(block * input).zip(outputs.chunks_mut(block * output)));
+        let failure = Mutex::new(None);
+        let work = || {
+            let mut workspace = self.layers.workspace(&model);
+            while let Some((images, outputs)) = locked(&blocks).next() {
+                for (image, output) in images.chunks_exact(input).zip(outputs.chunks_exact_mut(output)) {
+                    let ran = match kernel {
+                        Kernel::Optimized => host.run(image, output, &mut workspace, &mut NoObserver),
+                        Kernel::Reference => {
+                            model.run_reference(image, output, workspace.arena(), &mut NoObserver)
+                        }
+                    };
+                    if let Err(error) = ran {
+                        *locked(&failure) = Some(error);
+                        return;
+                    }
+                }
             }
-            // A pool that can't be built (no threads to be had) is no reason to fail: run on the global one.
-            _ => match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
-                Ok(pool) => pool.install(&mut run),
-                Err(_) => run(),
-            },
+        };
+        match pool(threads - 1) {
+            Some(pool) => pool.in_place_scope(|scope| {
+                scope.spawn_broadcast(|_, _| work());
+                work();
+            }),
+            None => work(),
         }
+        failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Cores that this process may use. Asked once: Linux takes longer to say so than a small model to run.
+fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get))
+}
+
+/// `helpers` threads beside the calling one, or `None` for none of them. The last pool is kept, since starting
+/// threads takes as long as a few images; it belongs to its process, since a fork has no threads. Where no
+/// threads are to be had, the calling one does all the work.
+fn pool(helpers: usize) -> Option<Arc<ThreadPool>> {
+    static LAST: Mutex<Option<(u32, Arc<ThreadPool>)>> = Mutex::new(None);
+    if helpers == 0 {
+        return None;
+    }
+    let process = std::process::id();
+    let mut last = locked(&LAST);
+    if let Some((owner, pool)) = &*last
+        && *owner == process
+        && pool.current_num_threads() == helpers
+    {
+        return Some(pool.clone());
+    }
+    let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(helpers).build().ok()?);
+    if let Some((owner, inherited)) = last.replace((process, pool.clone()))
+        && owner != process
+    {
+        // Its threads are the parent's.
+        core::mem::forget(inherited);
+    }
+    Some(pool)
 }

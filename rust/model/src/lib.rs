@@ -10,7 +10,8 @@ by construction.
 - [`Model::run`] walks the operators in order. An [`Observer`] sees each one begin and end: the board
   counts instructions there, the host reads intermediate tensors.
 - `writer` (feature `alloc`) builds files; `plan` places tensors in the arena by lifetime.
-- `batch` (feature `std`) runs many images on all cores.
+- `host` (feature `std`) rewrites a model's layers for the vector instructions of the CPU; `batch` runs many images
+  with them, on all cores.
 
 # Invariants
 
@@ -32,6 +33,8 @@ pub mod aligned;
 pub mod batch;
 mod error;
 pub mod format;
+#[cfg(feature = "std")]
+pub mod host;
 pub mod operator;
 #[cfg(feature = "alloc")]
 pub mod plan;

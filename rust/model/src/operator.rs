@@ -268,7 +268,7 @@ impl Operator<'_> {
 }
 
 /// Bytes as elements, where they are aligned to them.
-fn elements<T: bytemuck::Pod>(bytes: &mut [u8]) -> Option<&mut [T]> {
+pub(crate) fn elements<T: bytemuck::Pod>(bytes: &mut [u8]) -> Option<&mut [T]> {
     bytemuck::try_cast_slice_mut(bytes).ok()
 }
 

@@ -3,7 +3,6 @@
 use core::ops::Range;
 
 use crate::format::{DType, Place};
-use crate::operator::Operator;
 use crate::view::Tensor;
 use crate::{Model, RunError};
 
@@ -42,8 +41,8 @@ impl Model<'_> {
         arena: &mut [u32],
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        self.walk(input, output, arena, observer, |operator, input, output, dtype, scratch| {
-            operator.run(input, output, dtype, scratch)
+        self.walk(input, output, arena, observer, |index, input, output, dtype, scratch| {
+            self.operator(index).ok()?.run(input, output, dtype, scratch)
         })
     }
 
@@ -58,20 +57,20 @@ impl Model<'_> {
         arena: &mut [u32],
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        self.walk(input, output, arena, observer, |operator, input, output, dtype, _| {
-            operator.run_reference(input, output, dtype)
+        self.walk(input, output, arena, observer, |index, input, output, dtype, _| {
+            self.operator(index).ok()?.run_reference(input, output, dtype)
         })
     }
 
-    /// `execute` runs one operator on (input, output, output type, scratch).
+    /// `execute` runs the operator of an index on (input, output, output type, scratch).
     #[inline(always)]
-    fn walk(
+    pub(crate) fn walk(
         &self,
         input: &[u8],
         output: &mut [u8],
         arena: &mut [u32],
         observer: &mut impl Observer,
-        execute: impl Fn(&Operator<'_>, &[u8], &mut [u8], DType, &mut [u32]) -> Option<()>,
+        mut execute: impl FnMut(usize, &[u8], &mut [u8], DType, &mut [u32]) -> Option<()>,
     ) -> Result<(), RunError> {
         exact("input", self.input_bytes(), input.len())?;
         exact("output", self.output_bytes(), output.len())?;
@@ -85,7 +84,6 @@ impl Model<'_> {
         })?;
         for index in 0..self.operator_count() {
             let failed = RunError::Operator { index };
-            let operator = self.operator(index).map_err(|_| failed)?;
             let record = self.record(index);
             let source = self.tensor_at(record.inputs[0] as usize);
             let target = self.tensor_at(index + 1);
@@ -102,7 +100,7 @@ impl Model<'_> {
                 _ => bytemuck::cast_slice_mut(to).get_mut(..target.bytes).ok_or(failed)?,
             };
             observer.before(index);
-            execute(&operator, from, to, target.dtype, scratch).ok_or(failed)?;
+            execute(index, from, to, target.dtype, scratch).ok_or(failed)?;
             observer.after(index, to);
         }
         Ok(())

@@ -3,8 +3,8 @@
 //! # What
 //!
 //! A conversation is strictly request, response: the host sends a [`Request`], the board answers
-//! with exactly one [`Response`], and says nothing unasked except [`Response::Panic`] and
-//! [`Response::Fault`], after which it has halted. The usual order is
+//! with exactly one [`Response`], and says nothing unasked except [`Response::Panic`],
+//! [`Response::Fault`] and [`Response::NotReady`], after which it has halted. The usual order is
 //!
 //! ```text
 //! Hello ─► CloseModel ─► (the host writes the model region) ─► OpenModel
@@ -34,7 +34,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages. It changes with every change that an older reader would misunderstand.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The longest frame in bytes, terminating zero included.
 pub const MAX_FRAME_BYTES: usize = 1024;
@@ -143,6 +143,11 @@ pub enum Response<'a> {
         /// Address of the instruction.
         pc: u32,
     },
+    /// Something that the start-up waits for did not get ready in time; the board has halted.
+    NotReady {
+        /// What it was, in a few words.
+        what: &'a str,
+    },
 }
 
 /// A board introduces itself.
@@ -181,6 +186,8 @@ pub enum Counter {
     Instructions,
     /// Cycles of the core's clock, on silicon.
     Cycles,
+    /// Nothing: the core says that it has no cycle counter, and all counts are 0.
+    Absent,
 }
 
 /// A model is open.

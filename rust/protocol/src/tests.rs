@@ -51,7 +51,9 @@ fn every_request_survives_the_wire() {
 #[test]
 fn every_response_survives_the_wire() {
     round_trip!(Response, Response::Hello(HELLO));
-    round_trip!(Response, Response::Hello(Hello { counter: Counter::Cycles, ..HELLO }));
+    for counter in [Counter::Cycles, Counter::Absent] {
+        round_trip!(Response, Response::Hello(Hello { counter, ..HELLO }));
+    }
     round_trip!(Response, Response::Closed);
     round_trip!(Response, Response::InputWritten);
     for value in [0, 255, 256, u32::MAX] {
@@ -63,6 +65,7 @@ fn every_response_survives_the_wire() {
         round_trip!(Response, Response::Spun { count: u64::MAX - u64::from(value) });
         round_trip!(Response, Response::Panic { line: value, file: "src/lib.rs" });
         round_trip!(Response, Response::Fault { pc: value });
+        round_trip!(Response, Response::NotReady { what: "the clock" });
         for error in [
             BoardError::FrameTooLong,
             BoardError::BadFrame,

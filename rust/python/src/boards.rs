@@ -1,11 +1,14 @@
-//! Boards: list them, run a model on one.
+//! Boards: list them and their probes, open one, flash it, run a model on it.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
-use cbin_nn_deploy::{BenchRun, Counter, DeployError, Options, Session, Watch, bench, board, boards};
+use cbin_nn_deploy::{
+    BenchRun, Counter, DeployError, Event, Loaded, Options, Progress, Session, Step, board, boards, probes,
+    run_images,
+};
 use numpy::PyReadonlyArray2;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -21,6 +24,14 @@ pub(crate) struct BoardRow {
     clock_hz: Option<u32>,
     needs: &'static str,
     simulated: bool,
+}
+
+/// One debug probe.
+#[pyclass(frozen, get_all, module = "cbin_nn._native")]
+pub(crate) struct ProbeRow {
+    selector: String,
+    name: String,
+    accessible: bool,
 }
 
 /// What came back from a board. All sizes are in bytes.
@@ -49,13 +60,20 @@ impl BoardRun {
         self.run.totals.clone()
     }
 
-    /// "instructions" or "cycles".
+    /// "instructions" or "cycles"; None where the counts mean nothing: a core without a counter, or a
+    /// simulator that takes itself for silicon.
     #[getter]
-    fn unit(&self) -> &'static str {
+    fn unit(&self) -> Option<&'static str> {
         match self.run.info.counter {
-            Counter::Instructions => "instructions",
-            Counter::Cycles => "cycles",
+            Counter::Instructions => Some("instructions"),
+            Counter::Cycles if !self.run.simulated => Some("cycles"),
+            Counter::Cycles | Counter::Absent => None,
         }
+    }
+
+    #[getter]
+    fn simulated(&self) -> bool {
+        self.run.simulated
     }
 
     #[getter]
@@ -113,38 +131,167 @@ pub(crate) fn list_boards() -> Vec<BoardRow> {
     boards().iter().map(row).collect()
 }
 
-/// Runs `images`, one row of bytes an image, through the model `data` on a board. `progress(done, total)` is
-/// called between images; what it raises ends the run, as Ctrl-C does.
+/// All debug probes.
 #[pyfunction]
-#[pyo3(signature = (name, runner, data, images, progress, timeout_s))]
-pub(crate) fn run_on_board(
-    py: Python<'_>,
-    name: &str,
-    runner: PathBuf,
-    data: Vec<u8>,
-    images: PyReadonlyArray2<'_, u8>,
-    progress: Option<Py<PyAny>>,
-    timeout_s: Option<f64>,
-) -> PyResult<BoardRun> {
-    let board = board(name).map_err(errors::board)?;
-    let mut options = Options::default();
-    if let Some(seconds) = timeout_s {
-        let timeout = Duration::try_from_secs_f64(seconds).map_err(|_| {
-            errors::argument("bad-timeout", format!("`timeout` is {seconds} seconds: not a duration"))
+pub(crate) fn list_probes(py: Python<'_>) -> PyResult<Vec<ProbeRow>> {
+    let found = py.detach(probes).map_err(errors::board)?;
+    let row = |probe: cbin_nn_deploy::ProbeInfo| ProbeRow {
+        selector: probe.selector,
+        name: probe.name,
+        accessible: probe.accessible,
+    };
+    Ok(found.into_iter().map(row).collect())
+}
+
+/// An open board. `progress(step, operation, done, total)` of a method is called with the steps "runner" and
+/// "model" while the board is flashed, and with "images" between images; what it raises ends the call, as
+/// Ctrl-C does.
+#[pyclass(frozen, module = "cbin_nn._native")]
+pub(crate) struct BoardSession {
+    session: Mutex<Option<Session>>,
+}
+
+#[pymethods]
+impl BoardSession {
+    /// Opens the board `name` with the image `runner`. With `data`, a model, checks first that the two fit,
+    /// and loads it.
+    #[new]
+    #[pyo3(signature = (
+        name, runner, data=None, *, probe=None, speed_khz=None, under_reset=false, timeout_s=None, progress=None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
+    fn new(
+        py: Python<'_>,
+        name: &str,
+        runner: PathBuf,
+        data: Option<Vec<u8>>,
+        probe: Option<String>,
+        speed_khz: Option<u32>,
+        under_reset: bool,
+        timeout_s: Option<f64>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let board = board(name).map_err(errors::board)?;
+        let mut options = Options::default();
+        (options.probe, options.probe_khz, options.under_reset) = (probe, speed_khz, under_reset);
+        if let Some(seconds) = timeout_s {
+            let timeout = Duration::try_from_secs_f64(seconds).map_err(|_| {
+                errors::argument("bad-timeout", format!("`timeout` is {seconds} seconds: not a duration"))
+            })?;
+            (options.start_timeout, options.reply_timeout, options.run_timeout) = (timeout, timeout, timeout);
+            options.probe_timeout = timeout;
+        }
+        let session = watched(py, progress.as_ref(), 0, |watch| {
+            let watch = &mut |event: Option<Event>| watch(event.map_or(Progress::Images(0), Progress::Flash));
+            match data {
+                Some(data) => Session::open_for(board, &runner, &data, options, watch),
+                None => Session::open(board, &runner, options, watch),
+            }
         })?;
-        (options.start_timeout, options.reply_timeout, options.run_timeout) = (timeout, timeout, timeout);
+        Ok(Self { session: Mutex::new(Some(session)) })
     }
-    let images = images.as_array();
-    let count = images.nrows();
-    let images = images.as_standard_layout();
-    let images = images.as_slice().unwrap_or(&[]);
-    // An exception raised in the middle of a run waits here until the run has been wound up.
+
+    /// Writes the model `data` to the board, unless it is there, and opens it in place of the last one.
+    #[pyo3(signature = (data, progress=None))]
+    fn load(&self, py: Python<'_>, data: Vec<u8>, progress: Option<Py<PyAny>>) -> PyResult<()> {
+        watched(py, progress.as_ref(), 0, |watch| {
+            let watch = &mut |event: Option<Event>| watch(event.map_or(Progress::Images(0), Progress::Flash));
+            self.with(|session| session.load_model(&data, watch).map(drop))
+        })
+    }
+
+    /// Opens the model that the board holds; its bytes.
+    fn open_stored<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let data = watched(py, None, 0, |watch| {
+            let watch = &mut |_| watch(Progress::Images(0));
+            self.with(|session| session.open_stored(watch))
+        })?;
+        Ok(PyBytes::new(py, &data))
+    }
+
+    /// Runs `images`, one row of bytes an image, through the open model.
+    #[pyo3(signature = (images, progress=None))]
+    fn run(
+        &self,
+        py: Python<'_>,
+        images: PyReadonlyArray2<'_, u8>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<BoardRun> {
+        let images = images.as_array();
+        let count = images.nrows();
+        let images = images.as_standard_layout();
+        let images = images.as_slice().unwrap_or(&[]);
+        let run = watched(py, progress.as_ref(), count, |watch| {
+            self.with(|session| run_images(session, images, count, watch))
+        })?;
+        Ok(BoardRun { run })
+    }
+
+    /// Ends the session: lets go of the probe, ends the emulator.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.lock().map(|mut session| drop(session.take()))).map_err(errors::board)
+    }
+
+    /// "written" or "unchanged": what the last load did to the board's flash; None before any.
+    #[getter]
+    fn loaded(&self) -> PyResult<Option<&'static str>> {
+        let loaded = self.with(|session| Ok(session.loaded())).map_err(errors::board)?;
+        Ok(loaded.map(|loaded| if loaded == Loaded::Unchanged { "unchanged" } else { "written" }))
+    }
+
+    /// Whether the board's figures are a simulator's.
+    #[getter]
+    fn simulated(&self) -> PyResult<bool> {
+        self.with(|session| Ok(session.simulated())).map_err(errors::board)
+    }
+
+    /// Version of the runner on the board.
+    #[getter]
+    fn runner_version(&self) -> PyResult<String> {
+        self.with(|session| Ok(session.info().runner_version.clone())).map_err(errors::board)
+    }
+}
+
+impl BoardSession {
+    /// The session, if no other call has it. Waiting for that call would be a deadlock where it is the one
+    /// whose callback asks, or needs the interpreter that this one holds.
+    fn lock(&self) -> Result<MutexGuard<'_, Option<Session>>, DeployError> {
+        match self.session.try_lock() {
+            Ok(session) => Ok(session),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(DeployError::Busy),
+        }
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Session) -> Result<T, DeployError>) -> Result<T, DeployError> {
+        self.lock()?.as_mut().map_or(Err(DeployError::Closed), work)
+    }
+}
+
+/// Detaches and calls `work` with a watch that tells `progress` and that Ctrl-C ends. An exception raised in
+/// the middle waits until the board's part has been wound up.
+fn watched<T: Send>(
+    py: Python<'_>,
+    progress: Option<&Py<PyAny>>,
+    count: usize,
+    work: impl FnOnce(&mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<T, DeployError> + Send,
+) -> PyResult<T> {
     let mut raised = None;
     let result = py.detach(|| {
-        bench(board, &runner, &data, images, count, options, &mut |done, total| {
+        work(&mut |news| {
             let told = Python::attach(|py| {
                 py.check_signals()?;
-                progress.as_ref().map_or(Ok(()), |progress| progress.call1(py, (done, total)).map(drop))
+                let Some(progress) = progress else { return Ok(()) };
+                match news {
+                    Progress::Flash(Event { step, operation, done, total, .. }) => {
+                        let step = if step == Step::FlashRunner { "runner" } else { "model" };
+                        progress.call1(py, (step, operation.name(), done, total)).map(drop)
+                    }
+                    Progress::Images(done) if count > 0 => {
+                        progress.call1(py, ("images", "run", done, count)).map(drop)
+                    }
+                    _ => Ok(()),
+                }
             });
             match told {
                 Ok(()) => ControlFlow::Continue(()),
@@ -152,72 +299,6 @@ pub(crate) fn run_on_board(
                     raised.get_or_insert(error);
                     ControlFlow::Break(())
                 }
-            }
-        })
-    });
-    match (raised, result) {
-        (Some(error), _) => Err(error),
-        (None, result) => Ok(BoardRun { run: result.map_err(errors::board)? }),
-    }
-}
-
-/// One open board for many models: starting an emulator costs more than most runs.
-#[pyclass(frozen, module = "cbin_nn._native")]
-pub(crate) struct BoardSession {
-    session: Mutex<Session>,
-}
-
-#[pymethods]
-impl BoardSession {
-    /// Starts the board `name` with the image `runner`.
-    #[new]
-    fn new(py: Python<'_>, name: &str, runner: PathBuf) -> PyResult<Self> {
-        let board = board(name).map_err(errors::board)?;
-        let session = watched(py, |watch| Session::open(board, &runner, Options::default(), watch))?;
-        Ok(Self { session: Mutex::new(session) })
-    }
-
-    /// Writes the model `data` to the board and opens it there, in place of the last one.
-    fn load(&self, py: Python<'_>, data: Vec<u8>) -> PyResult<()> {
-        watched(py, |watch| self.lock().load_model(&data, watch).map(drop))
-    }
-
-    /// Runs `images`, one row of bytes an image; the outputs' bytes, image after image.
-    fn run<'py>(&self, py: Python<'py>, images: PyReadonlyArray2<'py, u8>) -> PyResult<Bound<'py, PyBytes>> {
-        let images = images.as_array();
-        let (count, bytes) = images.dim();
-        let images = images.as_standard_layout();
-        let images = images.as_slice().unwrap_or(&[]);
-        let outputs = watched(py, |watch| {
-            let mut session = self.lock();
-            let mut outputs = Vec::new();
-            for (index, image) in images.chunks_exact(bytes.max(1)).enumerate() {
-                outputs.extend(session.run_image(image, index + 1, count, watch)?.output);
-            }
-            Ok(outputs)
-        })?;
-        Ok(PyBytes::new(py, &outputs))
-    }
-}
-
-impl BoardSession {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Session> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Detaches and calls `work` with a watch that Ctrl-C ends.
-fn watched<T: Send>(
-    py: Python<'_>,
-    work: impl FnOnce(Watch<'_>) -> Result<T, DeployError> + Send,
-) -> PyResult<T> {
-    let mut raised = None;
-    let result = py.detach(|| {
-        work(&mut || match Python::attach(|py| py.check_signals()) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                raised.get_or_insert(error);
-                ControlFlow::Break(())
             }
         })
     });

@@ -3,10 +3,9 @@
 use cbin_nn_deploy::DeployError;
 use cbin_nn_model::writer::BuildError;
 use cbin_nn_model::{FormatError, RunError};
-use pyo3::PyErr;
+use pyo3::prelude::*;
 
 mod python {
-    pyo3::import_exception!(cbin_nn.errors, BoardError);
     pyo3::import_exception!(cbin_nn.errors, ConversionError);
     pyo3::import_exception!(cbin_nn.errors, InvalidArgument);
     pyo3::import_exception!(cbin_nn.errors, ModelFileError);
@@ -41,7 +40,8 @@ pub(crate) fn argument(slug: &'static str, message: String) -> PyErr {
     python::InvalidArgument::new_err((slug, message))
 }
 
-/// A board that failed, with the whole chain of causes on one line.
+/// A board that failed, with the whole chain of causes on one line. `cbin_nn.errors` chooses the class by
+/// the slug.
 pub(crate) fn board(error: DeployError) -> PyErr {
     let mut message = error.to_string();
     let mut source = std::error::Error::source(&error);
@@ -52,5 +52,11 @@ pub(crate) fn board(error: DeployError) -> PyErr {
         }
         source = cause.source();
     }
-    python::BoardError::new_err((error.slug(), message.replace('\n', " ")))
+    let message = message.replace('\n', " ");
+    Python::attach(|py| {
+        let made = py
+            .import("cbin_nn.errors")
+            .and_then(|module| module.call_method1("board_error", (error.slug(), message)));
+        made.map_or_else(|failure| failure, PyErr::from_value)
+    })
 }

@@ -22,7 +22,7 @@ mod _native {
     }
 
     #[pymodule_export]
-    use crate::boards::{BoardRow, BoardRun, BoardSession, list_boards, run_on_board};
+    use crate::boards::{BoardRow, BoardRun, BoardSession, ProbeRow, list_boards, list_probes};
     #[pymodule_export]
     use crate::build::build_model;
     #[pymodule_export]

@@ -2,6 +2,7 @@
 
 use cbin_nn_model::batch::{Kernel, OwnedModel};
 use cbin_nn_model::format::DType;
+use cbin_nn_model::host::Instructions;
 use cbin_nn_model::{FormatError, Observer, Tensor};
 use numpy::{Element, IntoPyArray, PyReadonlyArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
@@ -39,15 +40,23 @@ fn hwc(tensor: &Tensor<'_>) -> (u32, u32, u32) {
 
 #[pymethods]
 impl Model {
-    /// Copies and checks the bytes of a `.cbn` file.
+    /// Copies and checks the bytes of a `.cbn` file. The variable `CBIN_NN_KERNELS` chooses what it runs with.
     #[staticmethod]
     fn from_bytes(py: Python<'_>, data: &[u8]) -> PyResult<Self> {
-        let inner = py.detach(|| OwnedModel::new(data)).map_err(errors::model_file)?;
-        Ok(Self { inner })
+        let instructions = Instructions::from_environment()
+            .map_err(|error| errors::argument("bad-kernels", error.to_string()))?;
+        let inner = py.detach(|| OwnedModel::with_instructions(data, instructions));
+        Ok(Self { inner: inner.map_err(errors::model_file)? })
     }
 
     fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, self.inner.as_bytes())
+    }
+
+    /// The instructions that `run` uses.
+    #[getter]
+    fn kernels(&self) -> &'static str {
+        self.inner.instructions().name()
     }
 
     #[getter]

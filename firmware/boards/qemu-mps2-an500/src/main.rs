@@ -46,9 +46,15 @@ impl Emulated {
 }
 
 impl Board for Emulated {
-    const NAME: &'static str = "qemu-mps2-an500";
-    const COUNTER: Counter = Counter::Instructions;
     const UNITS_PER_TICK: u32 = 40;
+
+    fn name(&self) -> &'static str {
+        "qemu-mps2-an500"
+    }
+
+    fn counter(&self) -> Counter {
+        Counter::Instructions
+    }
 
     #[inline(always)]
     fn restart(&mut self) {
@@ -87,5 +93,5 @@ fn main() -> ! {
     let Some(peripherals) = cortex_m::Peripherals::take() else {
         panic!("the entry point was reached twice");
     };
-    cbin_nn_runner::serve(Emulated::new(peripherals.SYST))
+    cbin_nn_runner::serve(|| Emulated::new(peripherals.SYST))
 }

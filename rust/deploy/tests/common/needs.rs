@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use cbin_nn_deploy::{DeployError, Options, Session, board};
+use cbin_nn_deploy::{DeployError, Event, Options, Session, board};
 
 pub const BOARD: &str = "qemu-mps2-an500";
 
@@ -17,7 +17,7 @@ pub const BOARD: &str = "qemu-mps2-an500";
 fn runner() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     [
-        format!("firmware/boards/{BOARD}/target/thumbv7em-none-eabihf/release/runner"),
+        format!("firmware/target/thumbv7em-none-eabihf/release/{BOARD}"),
         format!("python/cbin_nn/boards/{BOARD}.elf"),
     ]
     .iter()
@@ -42,7 +42,7 @@ pub fn needs() -> Option<PathBuf> {
     None
 }
 
-pub fn go_on() -> ControlFlow<()> {
+pub fn go_on(_: Option<Event>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 

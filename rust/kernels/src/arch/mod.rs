@@ -1,14 +1,78 @@
 //! Inner loops, one folder an architecture. `portable` always compiles and runs everywhere; what another
 //! folder has takes its place there. All give the same numbers.
 
+#[cfg(target_arch = "aarch64")]
+#[allow(unsafe_code)]
+mod aarch64;
 #[cfg(cbin_dsp)]
 #[allow(unsafe_code)]
 mod armv7em;
+#[allow(unsafe_code)]
+pub(crate) mod generic;
 #[cfg_attr(cbin_dsp, allow(dead_code, unused_imports))]
+#[allow(unsafe_code)]
 mod portable;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod x86_64;
 
 #[cfg(cbin_dsp)]
 pub(crate) use armv7em::{BYTE_MASK_DOT_NEEDS_TOTAL, byte_mask_bias, byte_mask_dot};
 #[cfg(not(cbin_dsp))]
 pub(crate) use portable::{BYTE_MASK_DOT_NEEDS_TOTAL, byte_mask_bias, byte_mask_dot};
 pub(crate) use portable::{byte_dot, byte_sum, differing, differing_inside};
+
+use crate::ArgumentError;
+use crate::blocks::Line;
+use crate::error::check_length;
+use crate::simd::{Kind, Simd};
+use generic::blocks::Convolution;
+
+/// Runs `$function` of the architecture that `$simd` stands for.
+macro_rules! dispatch {
+    ($simd:expr, $function:ident, $($argument:expr),+) => {
+        // SAFETY: whoever holds a `Simd` has a CPU with its instructions, and the plane is as long as the
+        // task reaches.
+        #[allow(unsafe_code)]
+        unsafe {
+            match $simd.0 {
+                Kind::Arrays => portable::blocks::$function($($argument),+),
+                #[cfg(target_arch = "x86_64")]
+                Kind::Avx2 => x86_64::avx2::$function($($argument),+),
+                #[cfg(target_arch = "x86_64")]
+                Kind::Avx512Bw => x86_64::avx512::bw::$function($($argument),+),
+                #[cfg(target_arch = "x86_64")]
+                Kind::Avx512Vnni => x86_64::avx512::vnni::$function($($argument),+),
+                #[cfg(target_arch = "x86_64")]
+                Kind::Avx512 => x86_64::avx512::popcount::$function($($argument),+),
+                #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+                Kind::Neon => aarch64::neon::$function($($argument),+),
+            }
+        }
+    };
+}
+
+/// Convolves, applies the rules and pools.
+pub(crate) fn convolve(simd: Simd, task: &Convolution<'_>, output: &mut [u32]) -> Result<(), ArgumentError> {
+    check_reach(task)?;
+    dispatch!(simd, convolve, task, output);
+    Ok(())
+}
+
+/// The accumulators of the first pixel, sixteen a line.
+pub(crate) fn accumulate(
+    simd: Simd,
+    task: &Convolution<'_>,
+    output: &mut [Line],
+) -> Result<(), ArgumentError> {
+    check_reach(task)?;
+    dispatch!(simd, accumulate, task, output);
+    Ok(())
+}
+
+fn check_reach(task: &Convolution<'_>) -> Result<(), ArgumentError> {
+    match task.reach() {
+        Some(reach) if reach <= task.plane.len() => Ok(()),
+        reach => check_length("plane", reach.unwrap_or(usize::MAX), task.plane.len()),
+    }
+}

@@ -1,5 +1,6 @@
 //! Inner loops in plain Rust, for any core.
 
+pub(crate) mod blocks;
 mod byte_mask;
 mod popcount;
 

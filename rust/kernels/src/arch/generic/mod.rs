@@ -1,0 +1,3 @@
+//! Loops over vectors, whatever the instructions: each architecture brings a type and three products.
+
+pub(crate) mod blocks;
