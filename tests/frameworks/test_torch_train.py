@@ -620,3 +620,20 @@ def test_errors_are_this_packages(torch: Any) -> None:
 
     with pytest.raises(CbinError, match="holds no training run"):
         load_run(Path("nowhere"))
+
+
+# ------------------------------------------------------------------------------------------------
+# the zoo
+
+
+@pytest.mark.parametrize("name", cbin_nn.zoo.names())
+def test_a_zoo_model_is_what_its_parameters_convert_to(torch: Any, name: str) -> None:
+    from cbin_nn.train import predict
+    from cbin_nn.train.export import load_parameters
+
+    card = cbin_nn.zoo.card(name)
+    shipped, converted = cbin_nn.load(f"zoo:{name}"), cbin_nn.convert(f"zoo:{name}")
+    assert converted.sha256 == shipped.sha256 == card.sha256
+    images = draw_images(300, 32, 32, seed=9)
+    expected = predict(load_parameters(card.parameters, card.recipe), images).argmax(1).numpy()
+    assert (shipped.run(images).argmax(axis=1) != expected).sum() <= 1
