@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=45_000, help="of the training split; default: 45000")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", help="one method's name")
+    parser.add_argument("--only", action="append", help="a method's name; may be given again")
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/ablation"))
     options = parser.parse_args()
 
@@ -64,19 +64,19 @@ def main() -> None:
     part = np.r_[: options.images, len(images) - HOLD_BACK : len(images)]
     images, labels = images[part], labels[part]
     plan = methods(options.epochs)
-    if options.only is not None and options.only not in plan:
+    if set(options.only or ()) - set(plan):
         parser.error(f"--only: expected one of {', '.join(plan)}")
     found: dict[str, list[float]] = {}
     seconds: dict[str, list[float]] = {}
     # Seed by seed, so that what has run when it is stopped compares all methods.
     for seed in range(options.seeds):
         for name, changes in plan.items():
-            if options.only not in (None, name):
+            if options.only and name not in options.only:
                 continue
             recipe = Recipe(
                 epochs=options.epochs,
                 decay=options.epochs // 2,
-                warmup=100,
+                warmup=options.epochs * options.images // 100 // 20,
                 seed=seed,
                 hold_back=HOLD_BACK,
                 evaluate_every=options.epochs,
