@@ -177,7 +177,7 @@ test-keras: $(FRAMEWORKS)/.done $(NATIVE) ## Tests against real Larq on real Ten
 
 .PHONY: test-torch
 test-torch: $(TORCH)/.done $(NATIVE) ## Tests against real PyTorch (its wheels are 5.5 GB, once)
-	PYTHONPATH=python $(TORCH)/bin/python -m pytest -q tests/frameworks/test_torch*.py tests/frameworks/test_readme.py
+	PYTHONPATH=$(abspath python) $(TORCH)/bin/python -m pytest -q tests/frameworks/test_torch*.py tests/frameworks/test_readme.py
 
 .PHONY: test-cores
 test-cores: test-cores-aarch64 ## Tests of the kernels on other cores than this one's, emulated
@@ -200,6 +200,7 @@ $(VENV)/.docs: pyproject.toml $(VENV)/.done
 .PHONY: docs
 docs: $(VENV)/.docs $(NATIVE) $(RUNNER) emulator ## The documentation site, in build/site/, and the crates' pages; any warning fails
 	$(BIN)/jupyter nbconvert --log-level ERROR --execute --to notebook --output-dir docs/notebooks notebooks/0[34]_*.ipynb
+	cp notebooks/01_*.ipynb docs/notebooks/ # Needs torch: shown without its outputs.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 

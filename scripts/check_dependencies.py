@@ -32,8 +32,8 @@ CRATES = {
 WITHOUT_DEPENDENCIES = {"cbin-nn-kernels"}
 #: Importing `cbin_nn` may load these modules at import time, and no other third-party package.
 IMPORTED_AT_TOP = {"numpy"}
-#: Modules outside the light import: they may import their own library at the top.
-OWN_LIBRARY = {"cli.py": {"click"}}
+#: Modules and sub-packages outside the light import: they may import their own library at the top.
+OWN_LIBRARY = {"cli.py": {"click"}, "train": {"torch"}}
 
 
 def crate_errors(manifest: Path) -> list[str]:
@@ -58,7 +58,9 @@ def import_errors(package: Path) -> list[str]:
     """Third-party imports at the top of a module, where only NumPy may be."""
     errors = []
     for path in sorted(package.rglob("*.py")):
-        allowed = IMPORTED_AT_TOP | OWN_LIBRARY.get(path.name, set()) | set(sys.stdlib_module_names)
+        parts = path.relative_to(package).parts
+        own = set().union(*(OWN_LIBRARY.get(part, set()) for part in parts))
+        allowed = IMPORTED_AT_TOP | own | set(sys.stdlib_module_names)
         tree = ast.parse(path.read_text())
         for node in tree.body:
             names = []

@@ -17,12 +17,21 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "python" / "cbin_nn"
+
+
+def source(name: str) -> Path:
+    """The file of a dotted name in the package: of a module, a package, or a class in one."""
+    path = PACKAGE.joinpath(*name.split("."))
+    found = (path.with_suffix(".py"), path / "__init__.py", path.parent.with_suffix(".py"))
+    return next(file for file in found if file.exists())
+
+
 #: The modules that the reference documents are the public ones.
 MODULES = sorted(
     {
-        PACKAGE / f"{match}.py"
+        source(match)
         for page in (ROOT / "docs" / "reference").glob("*.md")
-        for match in re.findall(r"^::: cbin_nn\.(\w+)", page.read_text(), flags=re.MULTILINE)
+        for match in re.findall(r"^::: cbin_nn\.([\w.]+)", page.read_text(), flags=re.MULTILINE)
     }
 )
 #: Annotations of an argument that is an array.

@@ -14,7 +14,7 @@ from conftest import ROOT, require, require_modules
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 #: Run in tests/frameworks instead.
-NEED_FRAMEWORKS: set[str] = set()
+NEED_FRAMEWORKS = {"01_train"}
 
 
 def execute(path: Path) -> Any:
@@ -41,7 +41,14 @@ def outputs(notebook: Any, kind: str) -> list[str]:
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.name[:2] for path in NOTEBOOKS] == ["03", "04"]
+    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "03", "04"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_notebook_is_run_by_a_test(path: Path) -> None:
+    elsewhere = ROOT / "tests" / "frameworks" / "test_torch_notebooks.py"
+    where = elsewhere if path.stem in NEED_FRAMEWORKS else Path(__file__)
+    assert f'execute(ROOT / "notebooks" / "{path.name}")' in where.read_text()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -506,3 +506,78 @@ def boards(as_json: bool) -> None:
     }
     rows = [[board.name, board.core, board.description, board.needs] for board in known]
     _print(value, as_json, text_table(["Board", "Core", "What it is", "Needs"], rows))
+
+
+@main.command(epilog="Example: cbin-nn zoo smallcifar")
+@click.argument("name", required=False)
+@as_json
+def zoo(name: str | None, as_json: bool) -> None:
+    """List the models that ship with the package, or show the card of NAME.
+
+    Wherever a MODEL is expected, zoo:NAME is one.
+    """
+    from . import zoo as models
+    from .report import text_table
+
+    cards = [models.card(n) for n in models.names()] if name is None else [models.card(name)]
+    if name is not None:
+        _print(cards[0].to_dict(), as_json, str(cards[0]))
+        return
+    rows = [[f"{models.PREFIX}{c.name}", f"{c.accuracy:.2%}", c.description] for c in cards]
+    value = {"models": [c.to_dict() for c in cards]}
+    _print(value, as_json, text_table(["Model", "Accuracy", "What it is"], rows))
+
+
+@main.command(epilog="Example: cbin-nn train smallcifar --data cifar-10-batches-bin -o runs/smallcifar")
+@click.argument("name")
+@click.option(
+    "--data", type=MODEL, metavar="DIR", help="Folder of CIFAR-10.  [default: the variable CBIN_NN_DATA]"
+)
+@click.option(
+    "-o", "--output-dir", "out", type=MODEL, metavar="RUN", help="Folder of the run.  [default: runs/NAME]"
+)
+@click.option("--recipe", "recipe_file", type=MODEL, metavar="FILE", help="A recipe in JSON, not NAME's own.")
+@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change a field of the recipe.")
+@click.option("--until", type=click.IntRange(1), help="Stop after this epoch; the same command goes on.")
+@click.option(
+    "--teacher-epochs", type=click.IntRange(1), default=7, show_default=True, help="Of the float teacher."
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of torch, on the CPU.")
+@as_json
+def train(
+    name: str,
+    data: Path | None,
+    out: Path | None,
+    recipe_file: Path | None,
+    changes: tuple[str, ...],
+    until: int | None,
+    teacher_epochs: int,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Train the network NAME on CIFAR-10's training split, and convert it to RUN/NAME.cbn.
+
+    A run that was stopped goes on where it was. Only the training split is read; RUN/log.csv has a
+    row an epoch. Under torchrun, each process takes its share of every batch.
+    """
+    from .data import cifar10
+    from .train import require_torch
+    from .train.command import read_changes, run
+
+    require_torch()
+    images, labels = cifar10(data, "train")
+    with _progress(name) as progress:
+        result = run(
+            name,
+            images,
+            labels,
+            out or Path("runs") / name,
+            recipe_file=recipe_file,
+            changes=read_changes(changes),
+            until=until,
+            teacher_epochs=teacher_epochs,
+            threads=threads,
+            progress=progress,
+        )
+    if result is not None:
+        _print(result.to_dict(), as_json, str(result))

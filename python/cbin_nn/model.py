@@ -20,6 +20,7 @@ from .geometry import array as as_array
 from .geometry import thread_count
 from .images import draw_images
 from .layouts import choose_layouts
+from .zoo import PREFIX, card, resolve
 
 if TYPE_CHECKING:
     from .converters import ConversionReport
@@ -551,7 +552,8 @@ def convert(
     Args:
         source: a file, told by its content and not by its suffix: Larq/Keras `.h5` or `.keras`, PyTorch
             `.pt2` (`torch.export.save`), ONNX or QONNX, a SavedModel folder; a live Keras model or
-            `torch.nn.Module`; or a plain description, a dict (`cbin_nn.converters.description`).
+            `torch.nn.Module`; a plain description, a dict (`cbin_nn.converters.description`); or `zoo:NAME`, the
+            source of a model that ships with the package (needs the extra `torch`).
         output: type of the last layer's output. "f32" is i32 on the board, times its scale on the host.
         input_scale: the network was trained on `input_scale * q + input_offset` of a u8 pixel q, one number
             or one a channel; default 1.
@@ -570,6 +572,9 @@ def convert(
     """
     from .converters import lower_file
 
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else ""
+    if name.startswith(PREFIX):
+        return _convert_zoo(name, output, (input_scale, input_offset), fuse)
     lowered, report = lower_file(
         source,
         output=output,
@@ -603,12 +608,30 @@ def densities(lowered: LoweredModel, model: Model) -> dict[str, npt.NDArray[np.f
     return {name: np.mean(each, axis=0) for name, each in sums.items()}
 
 
+def _convert_zoo(name: str, output: OutputType, meaning: tuple[Any, Any], fuse: bool) -> Model:
+    """The model `name` of the zoo, converted again from its trained parameters."""
+    from .train import require_torch
+
+    known = card(name)
+    if meaning != (None, None):
+        raise InvalidArgument(
+            "bad-argument",
+            f"input_scale, input_offset: {name} takes pixels as they are, 0 to 255; leave them out",
+        )
+    require_torch()
+    from .train.export import convert_parameters
+
+    return convert_parameters(known.parameters, known.recipe, name=known.name, output=output, fuse=fuse)
+
+
 def load(path: str | os.PathLike[str]) -> Model:
-    """Load a `.cbn` file.
+    """Load a `.cbn` file, or a model that ships with the package: `zoo:NAME`.
 
     Raises:
         ModelFileError: it can't be read, or is no valid model; the message names the file and the field.
+        InvalidArgument: the zoo has no model of that name.
     """
+    path = resolve(path)
     try:
         data = Path(os.fsdecode(path)).read_bytes()
     except (OSError, ValueError) as error:

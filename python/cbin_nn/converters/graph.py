@@ -97,8 +97,8 @@ class Rescaling(Node):
 class Conv2D(Node):
     """2-D convolution (cross-correlation), channels last.
 
-    `kernel` holds -1 and +1 where `binary`; the result is then multiplied by `scale`,
-    shape (out,), if there is one.
+    `kernel` holds -1 and +1 where `binary` (a first layer may also hold 8-bit integers, not `binary`); the
+    result is then multiplied by `scale`, shape (out,), if there is one.
     Taps in the padding contribute `pad_value` times their weight.
     """
 

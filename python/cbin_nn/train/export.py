@@ -1,0 +1,244 @@
+r"""From trained modules to a `.cbn` model, directly: no tracing, every parameter taken as it is.
+
+`to_graph` walks a network's modules in the order in which they run and maps each to a node of
+`cbin_nn.converters.graph`; `convert` lowers that graph, exactly. A network is a chain of the modules of
+`cbin_nn.train.layers`, `torch.nn` modules with a meaning on a board (BatchNorm, PReLU, max-pool, Flatten),
+`Sequential`s, and this package's classes whose children run in the order of their definition. Other networks
+go through `cbin_nn.convert`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ..converters import ConversionReport, lower
+from ..converters import graph as g
+from ..errors import ConversionError
+from ..model import Model
+from ..operators import LoweredModel, Window
+from .estimators import Sign
+from .layers import BinaryConv2d, BinaryDepthwiseConv2d, BinaryLinear, QuantizedConv2d, RPReLU, RSign, Shift
+from .models import BinaryBlock, Flatten, SmallCifar
+
+__all__ = ["convert", "convert_parameters", "load_parameters", "save_parameters", "to_graph"]
+
+#: Modules whose children run in the order of their definition.
+_CHAINS = (nn.Sequential, BinaryBlock, SmallCifar, RSign, RPReLU)
+
+
+def _leaves(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    if isinstance(module, _CHAINS):
+        for child_name, child in module.named_children():
+            yield from _leaves(f"{name}.{child_name}" if name else child_name, child)
+    else:
+        yield name or type(module).__name__.lower(), module
+
+
+def _array(tensor: torch.Tensor | None, like: int = 0, value: float = 0.0) -> npt.NDArray[np.float32]:
+    if tensor is None:
+        return np.full(like, value, np.float32)
+    return np.ascontiguousarray(tensor.detach().cpu().float().numpy())
+
+
+def to_graph(
+    model: nn.Module, input_shape: tuple[int, int, int] | None = None, name: str = "model"
+) -> g.Graph:
+    """The network as a framework-free graph of its evaluation mode.
+
+    Args:
+        model: a chain of modules, see above.
+        input_shape: (height, width, channels) of the images; default: the model's `input_shape`.
+        name: of the graph.
+
+    Raises:
+        ConversionError: a module has no counterpart, or the shapes don't fit; names the module.
+    """
+    shape = tuple(input_shape if input_shape is not None else getattr(model, "input_shape", ()))
+    if len(shape) != 3:
+        raise ConversionError("bad-argument", f"input_shape: expected (height, width, channels), got {shape}")
+    reader = _Reader(name, shape)
+    for layer, module in _leaves("", model):
+        reader.add(layer, module)
+    return g.Graph(name, reader.nodes, reader.nodes[-1].name)
+
+
+class _Reader:
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.nodes: list[g.Node] = [g.Input("input", "input", (), shape)]
+        #: (height, width, channels) that was flattened in torch's order, CHW, and not yet read by a dense
+        #: layer.
+        self.flattened: tuple[int, ...] | None = None
+
+    def _push(self, node: g.Node) -> None:
+        self.shape = node.output_shape((self.shape,))
+        self.nodes.append(node)
+
+    def add(self, layer: str, module: nn.Module) -> None:
+        head: tuple[str, str, tuple[str, ...]] = (layer, layer, (self.nodes[-1].name,))
+        if isinstance(module, BinaryDepthwiseConv2d):
+            raise _refuse(layer, "a depthwise convolution", "convert this network with cbin_nn.convert")
+        if isinstance(module, (BinaryConv2d, BinaryLinear)):
+            self._binary(head, module)
+        elif isinstance(module, Shift):
+            self._push(g.Bias(*head, _array(module.bias)))
+        elif isinstance(module, nn.PReLU):
+            slope = _array(module.weight)
+            self._push(g.PReLU(*head, np.broadcast_to(slope, self.shape[-1:]).copy()))
+        elif isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
+            self._batch_norm(head, module)
+        elif isinstance(module, nn.MaxPool2d):
+            self._pool(head, module)
+        elif isinstance(module, Sign):
+            self._push(g.Sign(*head))
+        elif isinstance(module, (Flatten, nn.Flatten)):
+            self.flattened = self.shape if len(self.shape) == 3 else None
+            self._push(g.Flatten(*head))
+        elif isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d)):
+            self._push(g.Identity(*head))
+        else:
+            raise _refuse(layer, f"a {type(module).__name__}", "use the modules of cbin_nn.train")
+
+    def _binary(self, head: tuple[str, str, tuple[str, ...]], module: BinaryConv2d | BinaryLinear) -> None:
+        if not module.binarize:
+            raise _refuse(head[1], "a layer with binarize off", "switch it on: set_binarize(model, True)")
+        factor = module.filter_scale()
+        scale = None if factor is None else _array(factor)
+        if isinstance(module, QuantizedConv2d):
+            kernel = module.integer_weight().cpu().float().numpy()
+            step = np.float32(1 / module.STEPS)  # a power of two: exact
+            scale = np.full(len(kernel), step) if scale is None else scale * step
+        else:
+            kernel = np.where(_array(module.weight) >= 0, np.float32(1), np.float32(-1))
+        binary = not isinstance(module, QuantizedConv2d)
+        if isinstance(module, BinaryConv2d):
+            top, left = module.padding
+            window = Window(module.kernel_size, module.stride, module.dilation, (top, left, top, left))
+            kernel = np.ascontiguousarray(kernel.transpose(2, 3, 1, 0))
+            self._push(g.Conv2D(*head, kernel, window, binary, scale))
+            return
+        if self.flattened is not None:  # from torch's CHW order of features to HWC
+            height, width, channels = self.flattened
+            kernel = (
+                kernel.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(len(kernel), -1)
+            )
+            self.flattened = None
+        self._push(g.Dense(*head, np.ascontiguousarray(kernel.T), binary, scale))
+
+    def _batch_norm(
+        self, head: tuple[str, str, tuple[str, ...]], module: nn.BatchNorm1d | nn.BatchNorm2d
+    ) -> None:
+        if module.running_mean is None or module.running_var is None:
+            raise _refuse(head[1], "a BatchNorm without running statistics", "use track_running_stats=True")
+        count = module.num_features
+        self._push(
+            g.BatchNorm(
+                *head,
+                _array(module.weight, count, 1.0),
+                _array(module.bias, count, 0.0),
+                _array(module.running_mean),
+                _array(module.running_var),
+                float(module.eps),
+            )
+        )
+
+    def _pool(self, head: tuple[str, str, tuple[str, ...]], module: nn.MaxPool2d) -> None:
+        if module.ceil_mode or module.return_indices:
+            raise _refuse(head[1], "a max-pool with ceil_mode or return_indices", "leave these options out")
+        stride = module.stride if module.stride is not None else module.kernel_size
+        top, left = _pair(module.padding)
+        window = Window(
+            _pair(module.kernel_size), _pair(stride), _pair(module.dilation), (top, left, top, left)
+        )
+        self._push(g.MaxPool2D(*head, window))
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _refuse(layer: str, what: str, remedy: str) -> ConversionError:
+    return ConversionError("unsupported-layer", f"layer {layer!r}: {what} has no counterpart here; {remedy}")
+
+
+def convert(
+    model: nn.Module,
+    input_shape: tuple[int, int, int] | None = None,
+    *,
+    name: str = "model",
+    output: str = "i32",
+    input_scale: float = 2.0,
+    input_offset: float = -255.0,
+    fuse: bool = True,
+) -> Model:
+    """Convert a trained network to integer operators, exactly.
+
+    Args:
+        model: see `to_graph`.
+        input_shape: (height, width, channels) of the images; default: the model's `input_shape`.
+        name: of the model.
+        output: type of the last layer's output, see `cbin_nn.convert`.
+        input_scale: the network was trained on `input_scale * q + input_offset` of a u8 pixel q.
+        input_offset: see `input_scale`; the defaults are those of `cbin_nn.train.data.as_input`.
+        fuse: False keeps convolutions and max-pools apart wherever stored bits can be pooled.
+
+    Raises:
+        ConversionError: a module can't be converted; names it and says what to do.
+    """
+    from .. import _native
+
+    lowered: LoweredModel
+    report: ConversionReport
+    lowered, report = lower(
+        to_graph(model, input_shape, name),
+        output=output,
+        input_scale=input_scale,
+        input_offset=input_offset,
+        fuse=fuse,
+    )
+    return Model(_native.Model.from_bytes(_native.build_model(lowered)), report)
+
+
+def load_parameters(path: Path, recipe: dict[str, Any]) -> nn.Module:
+    """A network with the parameters of a `.npz` file, in evaluation mode.
+
+    Args:
+        path: what `save_parameters` wrote.
+        recipe: fields of the `Recipe` that the network belongs to.
+    """
+    from .recipe import Recipe
+    from .trainer import build_model
+
+    model = build_model(Recipe().replace(**recipe))
+    with np.load(path, allow_pickle=False) as arrays:
+        model.load_state_dict({name: torch.from_numpy(arrays[name]) for name in arrays.files})
+    return model.eval()
+
+
+def save_parameters(path: Path, model: nn.Module) -> None:
+    """Write a network's state dict as a compressed `.npz`, latent weights as they are.
+
+    Args:
+        path: file to write.
+        model: the network.
+    """
+    np.savez_compressed(path, **{name: value.cpu().numpy() for name, value in model.state_dict().items()})
+
+
+def convert_parameters(
+    path: Path, recipe: dict[str, Any], *, name: str, output: str, fuse: bool = True
+) -> Model:
+    """`convert` of `load_parameters`.
+
+    Args:
+        path: as for `load_parameters`; `recipe` too.
+        name: as for `convert`; `output` and `fuse` too.
+    """
+    return convert(load_parameters(path, recipe), name=name, output=output, fuse=fuse)

@@ -1,0 +1,263 @@
+r"""Optimizers for binary networks, as ordinary `torch.optim.Optimizer`s.
+
+The latent weights of `cbin_nn.train` layers only matter by their sign, so an ordinary learning rate has no
+meaning of its own there: what a step does to the network is which weights flip. The optimizers here differ
+in who decides that:
+
+- `LatentAdam`: Adam, with latent weights clipped to [-1, 1] (Courbariaux and Hubara et al. 2016): flips are
+  where the walk of the latent weights happens to cross 0, at a rate that nobody chose.
+- `Bop` (Helwegen et al. 2019): no latent weights; a weight flips when the moving average of its gradient
+  passes a threshold.
+- `FlipRateAdam`: Adam's direction, at a step size that a controller holds so that a *chosen share*
+  of each layer's weights flips at a step. The schedule then is one of flips.
+
+Each takes parameter groups: `{"params": latent, "binary": True}` for latent weights, the others are
+trained by Adam. `group_parameters(model)` makes them. `lr` belongs to `Adam` and is what schedules change;
+`FlipRateAdam` scales its flip rate by `lr / initial_lr`, so one schedule drives both.
+
+`flips` of an optimizer counts the weights that changed sign at the last step, by group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InvalidArgument
+from .layers import binary_parameters
+
+__all__ = ["OPTIMIZERS", "Bop", "FlipRateAdam", "LatentAdam", "group_parameters", "make_optimizer"]
+
+
+def group_parameters(model: nn.Module) -> list[dict[str, Any]]:
+    """Two parameter groups: the latent weights (`binary: True`) and everything else."""
+    latent = binary_parameters(model)
+    ids = {id(p) for p in latent}
+    rest = [p for p in model.parameters() if id(p) not in ids]
+    return [{"params": latent, "binary": True}, {"params": rest, "binary": False}]
+
+
+class LatentAdam(torch.optim.Optimizer):
+    """Adam; the latent weights of `binary` groups are clipped to [-clip, clip] after each step.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate.
+        betas: decay of the moving averages of the gradient and of its square.
+        eps: added to the root of the second average.
+        weight_decay: decoupled, of the groups that are not `binary`.
+        latent_decay: decoupled, of the `binary` groups.
+        clip: bound of the latent weights.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        latent_decay: float = 0.0,
+        clip: float = 1.0,
+    ) -> None:
+        _positive(lr=lr, eps=eps, clip=clip)
+        defaults = {
+            "lr": lr,
+            "initial_lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "latent_decay": latent_decay,
+            "clip": clip,
+            "binary": False,
+        }
+        super().__init__(params, defaults)
+        self.flips: list[int] = []
+
+    def _add_options(self, **values: Any) -> None:
+        """A subclass's own options, in every group that doesn't set them."""
+        self.defaults.update(values)
+        for group in self.param_groups:
+            for name, value in values.items():
+                group.setdefault(name, value)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; `flips` then holds the number of weights that changed sign, one number a group."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.flips = []
+        for group in self.param_groups:
+            flips = 0
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                direction = self._direction(p, group)
+                if group["binary"]:
+                    before = p >= 0
+                    self._move(p, direction, group)
+                    p.clamp_(-group["clip"], group["clip"])
+                    changed = int((before != (p >= 0)).sum())
+                    self._after(p, changed, group)
+                    flips += changed
+                else:
+                    if group["weight_decay"]:
+                        p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(direction, alpha=-group["lr"])
+            self.flips.append(flips)
+        return loss
+
+    def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor:
+        """Adam's step for a learning rate of 1."""
+        state = self.state[p]
+        if not state:
+            state["step"] = 0
+            state["average"] = torch.zeros_like(p)
+            state["square"] = torch.zeros_like(p)
+        state["step"] += 1
+        assert p.grad is not None
+        first, second = group["betas"]
+        state["average"].lerp_(p.grad, 1 - first)
+        state["square"].mul_(second).addcmul_(p.grad, p.grad, value=1 - second)
+        root = (state["square"] / (1 - second ** state["step"])).sqrt_().add_(group["eps"])
+        direction: Tensor = (state["average"] / (1 - first ** state["step"])).div_(root)
+        return direction
+
+    def _move(self, p: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
+        if group["latent_decay"]:
+            p.mul_(1 - group["lr"] * group["latent_decay"])
+        p.add_(direction, alpha=-group["lr"])
+
+    def _after(self, p: Tensor, changed: int, group: dict[str, Any]) -> None:
+        """For subclasses that act on the number of flips."""
+
+
+class FlipRateAdam(LatentAdam):
+    r"""Adam whose latent step size keeps the share of weights that flip at a step near a chosen rate.
+
+    For each latent tensor with n weights, the step is `p -= s * direction`, direction being Adam's, and the
+    log of s moves after each step towards the target:
+
+        target = flip_rate * lr / initial_lr
+        average = (1 - 1/window) * average + flips / n / window       (bias-corrected)
+        s *= clip((target / average) ** gain, 1/2, 2)
+
+    so a schedule of `lr` is a schedule of flips, whatever the scale of the latent weights, of the gradients
+    or of the layer. Groups that are not `binary` are trained by Adam at `lr`.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate of the other groups, and the start of the controlled step size.
+        flip_rate: share of a tensor's weights that flips at a step, at the full learning rate.
+        window: steps that the flip rate is averaged over.
+        gain: how fast the step size follows.
+        **options: see `LatentAdam`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        *,
+        flip_rate: float = 1e-3,
+        window: int = 50,
+        gain: float = 0.05,
+        **options: Any,
+    ) -> None:
+        _positive(flip_rate=flip_rate, window=window, gain=gain)
+        super().__init__(params, lr, **options)
+        self._add_options(flip_rate=flip_rate, window=window, gain=gain)
+
+    def _move(self, p: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
+        size = self.state[p].setdefault("size", group["lr"])
+        # The controller can't reach a rate of 0: at the end of a schedule the step ends with the learning
+        # rate.
+        p.add_(direction, alpha=-size if group["lr"] > 0 else 0.0)
+
+    def _after(self, p: Tensor, changed: int, group: dict[str, Any]) -> None:
+        state, keep = self.state[p], 1 - 1 / group["window"]
+        state["flips"] = keep * state.get("flips", 0.0) + (1 - keep) * changed / p.numel()
+        average = state["flips"] / (1 - keep ** state["step"])
+        target = group["flip_rate"] * group["lr"] / group["initial_lr"]
+        # Half a flip in the window at least, so that a tensor too small to flip now and then doesn't run
+        # away.
+        average = max(average, 0.5 / (group["window"] * p.numel()))
+        target = max(target, 0.5 / (group["window"] * p.numel()))
+        state["size"] *= min(2.0, max(0.5, math.pow(target / average, group["gain"])))
+
+
+class Bop(LatentAdam):
+    r"""Binary optimizer (Helwegen et al., "Latent weights do not exist", 2019), for `binary` groups.
+
+        m = (1 - gamma) m + gamma grad;   w = -w where |m| > threshold and sign(m) = sign(w)
+
+    Weights are kept as -1 and +1. `gamma` falls with the schedule: it is multiplied by `lr / initial_lr`.
+    Other groups are trained by Adam.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate of the other groups.
+        gamma: adaptivity rate.
+        threshold: of a flip.
+        **options: see `LatentAdam`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        *,
+        gamma: float = 1e-4,
+        threshold: float = 1e-8,
+        **options: Any,
+    ) -> None:
+        _positive(gamma=gamma)
+        super().__init__(params, lr, **options)
+        self._add_options(gamma=gamma, threshold=threshold)
+
+    def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor:
+        if not group["binary"]:
+            return super()._direction(p, group)
+        state = self.state[p]
+        if not state:
+            state["average"] = torch.zeros_like(p)
+            p.copy_(torch.where(p >= 0, 1.0, -1.0))
+        assert p.grad is not None
+        average: Tensor = state["average"]
+        return average.lerp_(p.grad, min(1.0, group["gamma"] * group["lr"] / group["initial_lr"]))
+
+    def _move(self, p: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
+        flip = (direction.abs() > group["threshold"]) & ((direction >= 0) == (p >= 0))
+        p.copy_(torch.where(flip, -p, p))
+
+
+OPTIMIZERS = {"adam": LatentAdam, "flip-rate": FlipRateAdam, "bop": Bop}
+
+
+def make_optimizer(model: nn.Module, name: str, **options: Any) -> LatentAdam:
+    """The optimizer called `name` of `OPTIMIZERS` over the parameters of `model`, with its `options`.
+
+    Raises:
+        InvalidArgument: there is no such optimizer, or an option is wrong.
+    """
+    if name not in OPTIMIZERS:
+        raise InvalidArgument(
+            "bad-argument", f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {name!r}"
+        )
+    try:
+        return OPTIMIZERS[name](group_parameters(model), **options)
+    except TypeError as error:
+        raise InvalidArgument("bad-argument", f"optimizer {name!r}: {error}") from error
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise InvalidArgument("bad-argument", f"{name}: expected a positive number, got {value!r}")
