@@ -583,6 +583,16 @@ def convert(
         fuse=fuse,
         input_shape=input_shape,
     )
+    return assemble(lowered, report)
+
+
+def assemble(lowered: LoweredModel, report: ConversionReport) -> Model:
+    """The model of some operators, each with the weight layout that suits boards best.
+
+    Args:
+        lowered: the operators.
+        report: what the conversion did, for `Model.conversion`.
+    """
     plain = Model(_native.Model.from_bytes(_native.build_model(lowered)), report)
     chosen = choose_layouts(lowered, densities(lowered, plain))
     return Model(_native.Model.from_bytes(_native.build_model(chosen)), report)

@@ -21,7 +21,7 @@ from torch import nn
 from ..converters import ConversionReport, lower
 from ..converters import graph as g
 from ..errors import ConversionError
-from ..model import Model
+from ..model import Model, assemble
 from ..operators import LoweredModel, Window
 from .estimators import Sign
 from .layers import BinaryConv2d, BinaryDepthwiseConv2d, BinaryLinear, QuantizedConv2d, RPReLU, RSign, Shift
@@ -192,8 +192,6 @@ def convert(
     Raises:
         ConversionError: a module can't be converted; names it and says what to do.
     """
-    from .. import _native
-
     lowered: LoweredModel
     report: ConversionReport
     lowered, report = lower(
@@ -203,7 +201,7 @@ def convert(
         input_offset=input_offset,
         fuse=fuse,
     )
-    return Model(_native.Model.from_bytes(_native.build_model(lowered)), report)
+    return assemble(lowered, report)
 
 
 def load_parameters(path: Path, recipe: dict[str, Any]) -> nn.Module:
