@@ -38,7 +38,8 @@ fn main() {
         // virt.
         _ => (0x8000_0000, 0x8100_0000),
     };
-    let script = include_str!("cores.x").replace("CODE_AT", &code.to_string()).replace("RAM_AT", &ram.to_string());
+    let script =
+        include_str!("cores.x").replace("CODE_AT", &code.to_string()).replace("RAM_AT", &ram.to_string());
     fs::write(out.join("cores.x"), script).expect("OUT_DIR is writable");
     println!("cargo::rustc-link-search={}", out.display());
     println!("cargo::rustc-link-arg-bins=-Tcores.x");
