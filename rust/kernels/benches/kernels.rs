@@ -4,7 +4,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 
-use cbin_nn_kernels::bbconv2d::{BbConv2d, Padding};
+use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding};
 use cbin_nn_kernels::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::bits::{lane_mask, words_for};
 use cbin_nn_kernels::blocks::{BlockLayer, BlockPlan, Layer, Line};
@@ -81,12 +81,19 @@ fn bbconv2d(criterion: &mut Criterion) {
         let weights = random.packed(output * kernel * kernel, input);
         let thresholds = Thresholds::new(output);
         let pool = pooled.then(|| Pool::new(geometry.output(), halves, None, None).unwrap());
-        let operator = BbConv2d::new(geometry, Padding::Zero, &weights, thresholds.rules(), pool).unwrap();
+        let operator = BbConv2d::new(
+            geometry,
+            Padding::Zero,
+            bbconv2d::Weights::Packed(&weights),
+            thresholds.rules(),
+            pool,
+        )
+        .unwrap();
         let image = random.packed(side * side, input);
         let bytes: Vec<u8> = image.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let mut scratch = vec![0; operator.scratch_words()];
         compare(criterion, name, geometry.macs(), Layer::BbConv2d(&operator), &bytes, |output| {
-            operator.optimized(&image, output, &mut scratch).unwrap();
+            operator.optimized(&image, output, &mut [], &mut scratch).unwrap();
         });
     }
 }

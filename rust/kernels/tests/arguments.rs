@@ -427,13 +427,13 @@ fn runs_name_the_slice_that_is_short() {
     let qfc = BbqFc::new(Dense::new(shape, 5, &[0; 80]).unwrap(), requantization).unwrap();
     // Words of scratch and of window follow from the operator.
     let (bytes, words) = ([0u8; 48], [0u32; 16]);
-    let (mut out, mut s, mut w) = ([0u32; 16], [0u32; 99], [[0u8; 4]; 7]);
+    let (mut out, mut s, mut w) = ([0u32; 16], [0u32; 99], [[0u8; 4]; 14]);
     let scratch = |operator: usize| length("scratch", operator, operator - 1);
     check(vec![
         ("qb reference", qb.reference(&bytes[1..], &mut out[..4]), length("input", 48, 47)),
         ("qb reference", qb.reference(&bytes, &mut out[..3]), length("output", 4, 3)),
         ("qb", qb.optimized(&bytes[1..], &mut out, &mut w, &mut s), length("input", 48, 47)),
-        ("qb", qb.optimized(&bytes, &mut out[..4], &mut w[1..], &mut s), length("window", 7, 6)),
+        ("qb", qb.optimized(&bytes, &mut out[..4], &mut w[1..], &mut s), length("window", 14, 13)),
         (
             "qb",
             qb.optimized(&bytes, &mut out[..4], &mut w, &mut s[..qb.scratch_words() - 1]),
@@ -445,11 +445,11 @@ fn runs_name_the_slice_that_is_short() {
             length("output", 4, 3),
         ),
         ("qq reference", qq.reference(&bytes[1..], &mut out[..4]), length("input", 48, 47)),
-        ("qq", qq.optimized(&bytes[1..], &mut out, &mut w, &mut s), length("input", 48, 47)),
-        ("qq", qq.optimized(&bytes, &mut out[..4], &mut w[1..], &mut s), length("window", 7, 6)),
+        ("qq", qq.optimized(&bytes[1..], &mut out, &mut w[..7], &mut s), length("input", 48, 47)),
+        ("qq", qq.optimized(&bytes, &mut out[..4], &mut w[..6], &mut s), length("window", 7, 6)),
         (
             "qq",
-            qq.optimized(&bytes, &mut out[..4], &mut w, &mut s[..qq.scratch_words() - 1]),
+            qq.optimized(&bytes, &mut out[..4], &mut w[..7], &mut s[..qq.scratch_words() - 1]),
             scratch(qq.scratch_words()),
         ),
         ("bb reference", bb.reference(&words[1..], &mut out[..4]), length("input", 16, 15)),

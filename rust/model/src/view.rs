@@ -8,6 +8,10 @@ use crate::format::{
     MAX_OPERATORS, MAX_TENSORS, OperatorRecord, Place, Span, TensorRecord, VERSION, align, storage_bytes,
 };
 use crate::operator::{Operator, slot};
+#[cfg(feature = "alloc")]
+use cbin_nn_kernels::bits::words_for;
+#[cfg(feature = "alloc")]
+use cbin_nn_kernels::lanes::{LaneShape, from_lanes};
 use cbin_nn_kernels::shape::Shape;
 
 /// A model: a checked view over the bytes of a `.cbn` file.
@@ -472,6 +476,20 @@ impl<'a> Model<'a> {
     /// Kind of operator `index`, where the record names a known one.
     pub fn operator_kind(&self, index: usize) -> Option<Kind> {
         self.operators.get(index).and_then(|record| Kind::from_code(record.kind))
+    }
+
+    /// The words of weights by output channel ([`Layout::Lanes`]), in the canonical layout; `None` for other tensors.
+    #[cfg(feature = "alloc")]
+    pub fn packed_from_lanes(&self, tensor: &Tensor<'_>) -> Option<alloc::vec::Vec<u32>> {
+        if tensor.layout != Layout::Lanes {
+            return None;
+        }
+        let lanes = bytemuck::try_cast_slice(self.data_bytes(tensor)?).ok()?;
+        let [filters, height, width, channels] = tensor.shape.map(|d| d as usize);
+        let words = filters * height * width * words_for(channels);
+        let mut packed = alloc::vec![0; words];
+        from_lanes(&LaneShape::new(filters, [height, width], channels), lanes, &mut packed).ok()?;
+        Some(packed)
     }
 
     /// The stored bytes of a constant; `None` for a tensor that is not in the data section.

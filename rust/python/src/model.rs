@@ -1,7 +1,7 @@
 //! `Model`: load, describe, run.
 
 use cbin_nn_model::batch::{Kernel, OwnedModel};
-use cbin_nn_model::format::DType;
+use cbin_nn_model::format::{DType, Layout};
 use cbin_nn_model::host::Instructions;
 use cbin_nn_model::{FormatError, Observer, Tensor};
 use numpy::{Element, IntoPyArray, PyReadonlyArrayDyn, PyUntypedArrayMethods};
@@ -144,7 +144,8 @@ impl Model {
             .collect()
     }
 
-    /// (operator, element type, layout, shape, stored bytes) of the weights of each operator that has any.
+    /// (operator, element type, layout, shape, bytes) of the weights of each operator that has any, as they are
+    /// stored or, where they are stored by output channel, in the canonical layout.
     #[allow(clippy::type_complexity)]
     fn weights<'py>(
         &self,
@@ -154,9 +155,14 @@ impl Model {
         (0..model.operator_count())
             .filter_map(|index| {
                 let tensor = model.weights(index)?;
-                let bytes = PyBytes::new(py, model.data_bytes(&tensor)?);
                 let name = model.operator_name(index).to_owned();
-                Some((name, tensor.dtype.name(), tensor.layout.name(), tensor.shape, bytes))
+                let (layout, bytes) = match model.packed_from_lanes(&tensor) {
+                    Some(packed) => {
+                        (Layout::Canonical, packed.iter().flat_map(|word| word.to_le_bytes()).collect())
+                    }
+                    None => (tensor.layout, model.data_bytes(&tensor)?.to_vec()),
+                };
+                Some((name, tensor.dtype.name(), layout.name(), tensor.shape, PyBytes::new(py, &bytes)))
             })
             .collect()
     }
