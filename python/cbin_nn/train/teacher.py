@@ -143,7 +143,9 @@ def cached_logits(
                 kept: npt.NDArray[np.float32] = file["logits"]
                 return kept
     count = len(images) - hold_back
-    logits: npt.NDArray[np.float32] = teacher_logits(train_teacher(images[:count], labels[:count], **options), images)
+    logits: npt.NDArray[np.float32] = teacher_logits(
+        train_teacher(images[:count], labels[:count], **options), images
+    )
     partial = path.with_name(f".{path.name}.partial.npz")
     np.savez(partial, logits=logits, images=digest, hold_back=hold_back)
     partial.replace(path)
