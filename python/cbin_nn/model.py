@@ -552,8 +552,8 @@ def convert(
     Args:
         source: a file, told by its content and not by its suffix: Larq/Keras `.h5` or `.keras`, PyTorch
             `.pt2` (`torch.export.save`), ONNX or QONNX, a SavedModel folder; a live Keras model or
-            `torch.nn.Module`; a plain description, a dict (`cbin_nn.converters.description`); or `zoo:NAME`, the
-            source of a model that ships with the package (needs the extra `torch`).
+            `torch.nn.Module`; a plain description, a dict (`cbin_nn.converters.description`); or
+            `zoo:NAME`, the source of a model that ships with the package (needs the extra `torch`).
         output: type of the last layer's output. "f32" is i32 on the board, times its scale on the host.
         input_scale: the network was trained on `input_scale * q + input_offset` of a u8 pixel q, one number
             or one a channel; default 1.
