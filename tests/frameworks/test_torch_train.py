@@ -495,13 +495,18 @@ def test_two_processes_make_the_same_network_within_noise(torch: Any, tmp_path: 
     assert min(float(one[-1]["held_back"]), float(two[-1]["held_back"])) > 0.5
 
 
-def test_distillation_two_stages_and_smoothing_run(torch: Any, tmp_path: Path) -> None:
-    from cbin_nn.train import Recipe, Trainer
+def test_distillation_two_stages_and_smoothing_run(
+    torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cbin_nn.train import Recipe, Trainer, teacher
     from cbin_nn.train.teacher import cached_logits
+
+    # 240 small steps: a batch of the usual size would take all the images there are.
+    monkeypatch.setattr(teacher, "_BATCH", 50)
 
     images, labels = synthetic.draw(500)
     path = tmp_path / "teacher.npz"
-    logits = cached_logits(path, images, labels, 100, epochs=4)
+    logits = cached_logits(path, images, labels, 100, epochs=30)
     assert logits.shape == (500, 2, 10)
     assert (logits[400:].sum(axis=1).argmax(axis=1) == labels[400:]).mean() > 0.5
     np.testing.assert_array_equal(cached_logits(path, images, labels, 100), logits)
