@@ -179,9 +179,6 @@ test-keras: $(FRAMEWORKS)/.done $(NATIVE) ## Tests against real Larq on real Ten
 test-torch: $(TORCH)/.done $(NATIVE) ## Tests against real PyTorch (its wheels are 5.5 GB, once)
 	PYTHONPATH=$(abspath python) $(TORCH)/bin/python -m pytest -q tests/frameworks/test_torch*.py tests/frameworks/test_readme.py
 
-.PHONY: test-cores
-test-cores: test-cores-aarch64 ## Tests of the kernels on other cores than this one's, emulated
-
 # Optimized: the emulator takes its time.
 AARCH64 = CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
 	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
@@ -219,7 +216,7 @@ miri: ## Run the tests of the kernels, the model and the C interface under Miri 
 	$(MIRI) -p cbin-nn-capi --test calls
 
 .PHONY: test-cores
-test-cores: ## Replay the golden vectors on Cortex-M0, M3, M7, M33 and RISC-V under QEMU
+test-cores: test-cores-aarch64 ## The kernels on AArch64, Cortex-M0, M3, M7, M33 and RISC-V, emulated
 	scripts/test_cores.sh
 
 .PHONY: fuzz-short
