@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -65,3 +66,20 @@ def cifar10_folder() -> Path:
     require("CIFAR-10", found is not None, "set CBIN_NN_DATA to its folder, or run `make test`")
     assert found is not None
     return found
+
+
+@pytest.fixture(scope="session")
+def emulated_board() -> str:
+    """Name of the emulated board; skips without the emulator or the runner image."""
+    from cbin_nn import deploy
+    from cbin_nn.errors import BoardError
+
+    name = "qemu-mps2-an500"
+    require("qemu-system-arm", shutil.which("qemu-system-arm") is not None, "apt-get install qemu-system-arm")
+    try:
+        deploy.runner_path(name)
+        found = True
+    except BoardError:
+        found = False
+    require("the runner image", found, "make firmware")
+    return name

@@ -12,11 +12,11 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 SLACK = 1.02
 
 
-def test_counts_are_not_above_the_latest_record(board: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_are_not_above_the_latest_record(emulated_board: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
     import bench
 
-    assert board == bench.BOARD
+    assert emulated_board == bench.BOARD
     name, recorded = bench.latest()
     measured = bench.measure()
     assert measured.keys() == recorded.keys(), f"run `make bench`: {name} holds other networks"

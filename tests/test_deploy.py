@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import cbin_nn
 import numpy as np
 import pytest
-from cbin_nn import deploy
 from cbin_nn.errors import BoardError, InvalidArgument
 from cbin_nn.images import draw_images
-from conftest import require
 
 BOARD = "qemu-mps2-an500"
 
 
 @pytest.fixture(autouse=True)
-def board() -> str:
-    require("qemu-system-arm", shutil.which("qemu-system-arm") is not None, "apt-get install qemu-system-arm")
-    try:
-        deploy.runner_path(BOARD)
-        found = True
-    except BoardError:
-        found = False
-    require("the runner image", found, "make firmware")
-    return BOARD
+def board(emulated_board: str) -> str:
+    return emulated_board
 
 
 @pytest.fixture(scope="module")

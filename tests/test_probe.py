@@ -593,7 +593,7 @@ def test_flash_that_does_not_hold_what_was_written(
 
 
 @pytest.mark.parametrize(
-    ("side", "numbers"), [(1400, r"7840\d{3} bytes.*786432"), (400, r"800032 bytes of RAM.*307200")]
+    ("side", "numbers"), [(1400, r"7840\d{3} bytes.*786432"), (400, r"8000\d\d bytes of RAM.*307200")]
 )
 def test_a_model_that_does_not_fit_is_refused_before_anything_is_erased(
     side: int, numbers: str, board: Simulated

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from . import _native
 from .errors import ConversionError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -171,7 +170,7 @@ def verify(
         ConversionError: the source does not convert.
     """
     from .converters import lower, read_source
-    from .model import Model, check_images
+    from .model import assemble, check_images
 
     batch = check_images(images, model.input_shape)
     batch = batch[None] if batch.ndim == 3 else batch
@@ -186,7 +185,7 @@ def verify(
         lowered, report = lower(
             graph, output=output, input_scale=input_scale, input_offset=input_offset, fuse=fuse
         )
-        forms.append((Model(_native.Model.from_bytes(_native.build_model(lowered)), report), report))
+        forms.append((assemble(lowered, report), report))
     (fused, report), (unfused, plain_report) = forms
     if [layer.name for layer in model.layers] not in ([x.name for x in m.layers] for m, _ in forms):
         raise InvalidArgument(
