@@ -17,11 +17,11 @@ mod portable;
 mod x86_64;
 
 #[cfg(cbin_dsp)]
-pub(crate) use armv7em::{add_picked, byte_distance, byte_hits, copy_rows, picks};
+pub(crate) use armv7em::{add_picked, byte_distance, byte_dot, byte_hits, copy_rows, picks};
 pub(crate) use portable::{PICK_BLOCK, Picks, counter_words};
 #[cfg(not(cbin_dsp))]
-pub(crate) use portable::{add_picked, byte_distance, byte_hits, copy_rows, picks};
-pub(crate) use portable::{byte_dot, byte_dot_wide, differing, differing_inside};
+pub(crate) use portable::{add_picked, byte_distance, byte_dot, byte_hits, copy_rows, picks};
+pub(crate) use portable::{byte_dot_wide, differing, differing_inside};
 
 use crate::ArgumentError;
 use crate::blocks::Line;

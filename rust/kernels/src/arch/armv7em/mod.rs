@@ -2,8 +2,10 @@
 Inner loops for ARMv7E-M (Cortex-M4 and M7): its DSP instructions, and what is worth scheduling by hand.
 */
 
+mod byte_dot;
 mod byte_mask;
 mod vertical;
 
+pub(crate) use byte_dot::byte_dot;
 pub(crate) use byte_mask::{byte_distance, byte_hits, copy_rows};
 pub(crate) use vertical::{add_picked, picks};
