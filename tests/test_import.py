@@ -16,8 +16,9 @@ def test_import_pulls_numpy_alone() -> None:
 
 
 def test_import_adds_less_than_50_ms_to_numpy() -> None:
+    # The process's own time, user and system: how busy the machine is otherwise is no part of an import.
     code = (
-        "import numpy, time; start = time.perf_counter(); import cbin_nn; print(time.perf_counter() - start)"
+        "import numpy, time; start = time.process_time(); import cbin_nn; print(time.process_time() - start)"
     )
     command = [sys.executable, "-c", code]
     subprocess.run(command, check=True, capture_output=True)  # once, to write bytecode
