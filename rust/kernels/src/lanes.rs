@@ -15,7 +15,7 @@ a kernel that walks the set bits has less to walk. Unused bits, of the mask and 
 are 0.
 
 The columns are cut into segments so that a byte can say which word of a segment is meant, the word of zeros
-included; [`vertical`](crate::vertical) needs both.
+included; `vertical` needs both.
 */
 
 use crate::ArgumentError;

@@ -2,7 +2,7 @@
 Convolution of 8-bit activations with 1-bit weights, to packed activations: the first layer of a BNN.
 
 Against a weight byte of 0xFF (+1) the distance of an input byte is `255 - q`, against 0x00 (-1) it is `q`. With N weights
-of +1, the sum of w * q is 255 N less the sum of the distances, which [`byte_mask`](crate::byte_mask) adds up four at a
+of +1, the sum of w * q is 255 N less the sum of the distances, which `byte_mask` adds up four at a
 time. [`Affine`] says what a byte means.
 */
 
