@@ -36,7 +36,7 @@ For bytes, where q means `mul * q + add`, padding of 0 adds nothing to the produ
 # Folding
 
 Rules of one channel each, which nearly all layers have, are solved for the sum of products, once for each border
-class: what is left of correction, factor and rule is `lo <= sum <= hi`, with lines for each class ([`Fold`]).
+class: what is left of correction, factor and rule is `lo <= sum <= hi`, with lines for each class (`Fold`).
 Where besides every channel's rule is one-sided and there is no veto, channels whose bit is 1 for small sums get
 their weights negated, and one comparison is left: `sum >= lo`.
 */
