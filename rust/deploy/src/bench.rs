@@ -58,7 +58,7 @@ pub fn bench(
     run_images(&mut session, images, count, progress)
 }
 
-/// Runs images through the model that is open on the board; otherwise as [`bench`].
+/// Runs images through the model that is open on the board; otherwise as [`bench()`].
 ///
 /// # Errors
 ///
