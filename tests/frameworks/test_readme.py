@@ -1,4 +1,4 @@
-"""The README's examples that need a framework: the blocks marked `py` that name one (another needs a board)."""
+"""The README's examples that need a framework: the blocks marked `py` that name one (one needs a board)."""
 
 from __future__ import annotations
 

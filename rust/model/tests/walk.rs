@@ -2,9 +2,11 @@
 
 mod common;
 
+use cbin_nn_kernels::shape::Shape;
 use cbin_nn_model::aligned::AlignedBytes;
 use cbin_nn_model::batch::OwnedModel;
 use cbin_nn_model::format::{DType, Layout};
+use cbin_nn_model::writer::{Builder, OperatorSpec};
 use cbin_nn_model::{Model, NoObserver, Observer};
 use common::{Random, small_model};
 
@@ -135,4 +137,55 @@ fn the_arena_holds_what_is_in_use_and_no_more() {
     let output = buffers.iter().find(|b| !b.scratch && b.first == 0).unwrap();
     let mut readers = (0..model.operator_count()).filter(|&at| model.operator_inputs(at).any(|t| t == 1));
     assert_eq!(Some(output.last), readers.next_back());
+}
+
+#[test]
+fn weights_by_output_channel_are_the_canonical_ones_in_another_order() {
+    let [lanes, canonical] = [Layout::ByteMask, Layout::Canonical]
+        .map(|layout| AlignedBytes::copy_of(&small_model(4, layout, DType::I8)));
+    let (lanes, canonical) = (Model::new_checked(&lanes).unwrap(), Model::new_checked(&canonical).unwrap());
+    let mut seen = 0;
+    for index in 0..lanes.operator_count() {
+        assert!(lanes.constant_bytes(index) > 0 || lanes.weights(index).is_none());
+        let (Some(a), Some(b)) = (lanes.weights(index), canonical.weights(index)) else { continue };
+        let Some(packed) = lanes.packed_from_lanes(&a) else { continue };
+        seen += 1;
+        assert_eq!(bytemuck::cast_slice::<u32, u8>(&packed), canonical.data_bytes(&b).unwrap());
+        assert!(canonical.packed_from_lanes(&b).is_none());
+    }
+    assert_eq!(seen, 1);
+    assert_eq!(lanes.constant_bytes(usize::MAX), 0);
+}
+
+#[test]
+fn a_head_of_real_weights_runs_alike_with_both_kernels() {
+    let mut random = Random(9);
+    let mut builder = Builder::new("head", "plane", DType::Bits, Shape::new(2, 2, 33).unwrap());
+    let head = OperatorSpec::BqqFc {
+        weights: (0..3 * 132).map(|_| random.next() as i8).collect(),
+        units: 3,
+        mul: vec![1 << 20, -(1 << 19), 77],
+        add: vec![5, 0, -(1 << 22)],
+        knee: vec![],
+        shift: 20,
+        dtype: DType::I16,
+        scale: 0.5,
+    };
+    let input = builder.input();
+    builder.operator("logits", input, "y", head).unwrap();
+    let bytes = AlignedBytes::copy_of(&builder.finish(false).unwrap());
+    let model = Model::new_checked(&bytes).unwrap();
+    assert_eq!(model.macs(), 3 * 132);
+    for _ in 0..if cfg!(miri) { 2 } else { 50 } {
+        let image = random.bits(4, 33);
+        let mut out = [[0u16; 4]; 2];
+        let [optimized, reference] = &mut out;
+        let cut = model.output_bytes();
+        let image: &[u8] = bytemuck::cast_slice(&image);
+        model.run(image, &mut bytemuck::cast_slice_mut(optimized)[..cut], &mut [], &mut NoObserver).unwrap();
+        model
+            .run_reference(image, &mut bytemuck::cast_slice_mut(reference)[..cut], &mut [], &mut NoObserver)
+            .unwrap();
+        assert_eq!(out[0], out[1]);
+    }
 }
