@@ -3,6 +3,7 @@ on a simulated probe (`tests/simulated`)."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -102,7 +103,28 @@ def runs(model: cbin_nn.Model, board: Simulated, images: np.ndarray) -> None:
 # The whole path
 
 
+def again_after_a_fault(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test up to three times where the simulated core takes a fault.
+
+    On a busy machine unicorn does so about once in thirty runs of the same bytes, at another place each time; why is
+    not known. A runner that is at fault faults each time, and any other error counts at once.
+    """
+
+    @functools.wraps(test)
+    def attempts(*arguments: object, **named: object) -> None:
+        for _ in range(2):
+            try:
+                return test(*arguments, **named)
+            except BoardError as error:
+                if "took a fault" not in str(error):
+                    raise
+        return test(*arguments, **named)
+
+    return attempts
+
+
 @pytest.mark.parametrize("name", STM32)
+@again_after_a_fault
 def test_twenty_cifar10_images_on_a_blank_board_equal_the_host(name: str, cifar10_folder: Path) -> None:
     from cbin_nn.data import cifar10
 
