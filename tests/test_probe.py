@@ -106,8 +106,8 @@ def runs(model: cbin_nn.Model, board: Simulated, images: np.ndarray) -> None:
 def again_after_a_fault(test: Callable[..., None]) -> Callable[..., None]:
     """Run a test up to three times where the simulated core takes a fault.
 
-    On a busy machine unicorn does so about once in thirty runs of the same bytes, at another place each time; why is
-    not known. A runner that is at fault faults each time, and any other error counts at once.
+    On a busy machine unicorn does so about once in thirty runs of the same bytes, at another place each time;
+    why is not known. A runner that is at fault faults each time, and any other error counts at once.
     """
 
     @functools.wraps(test)
