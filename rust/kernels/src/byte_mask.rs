@@ -275,7 +275,8 @@ impl Run<'_> {
         }
     }
 
-    /// Adds the share of an offset of some channels. No sum leaves `i32`: see [`Affine::check`].
+    /// Adds the share of an offset of some channels. No sum leaves `i32` (see [`Affine::check`]), but for masks that
+    /// `check_contents` would refuse: they may give any bits, and no panic.
     fn add_offset(&mut self, add: i32, channels: Range<usize>) {
         let [first_y, end_y, first_x, end_x] = self.class;
         let geometry = &self.of.layer.geometry;
@@ -290,7 +291,7 @@ impl Run<'_> {
         let filters = self.of.masks.chunks_exact(self.words).zip(&*self.biases);
         for (sum, (masks, bias)) in self.sums.iter_mut().zip(filters) {
             let inside = bias.wrapping_sub(byte_distance(ones, masks)) as i32;
-            *sum = (*sum as i32 + add * inside) as u32;
+            *sum = (*sum as i32).wrapping_add(add.wrapping_mul(inside)) as u32;
         }
     }
 }
