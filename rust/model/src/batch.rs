@@ -125,7 +125,9 @@ impl OwnedModel {
         let failure = Mutex::new(None);
         let work = || {
             let mut workspace = self.layers.workspace(&model);
-            while let Some((images, outputs)) = locked(&blocks).next() {
+            // A function, so that the lock is let go before the block runs: the head of a `while let` holds it.
+            let next = || locked(&blocks).next();
+            while let Some((images, outputs)) = next() {
                 for (image, output) in images.chunks_exact(input).zip(outputs.chunks_exact_mut(output)) {
                     let ran = match kernel {
                         Kernel::Optimized => host.run(image, output, &mut workspace, &mut NoObserver),
