@@ -52,6 +52,7 @@ pub mod blocks;
 pub mod bmaxpool2d;
 pub mod bqqfc;
 mod byte_mask;
+mod byte_pairs;
 mod bytes;
 mod conv;
 mod error;

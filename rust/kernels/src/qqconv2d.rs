@@ -10,6 +10,7 @@ small, and an error there flips bits all the way down.
 
 use crate::ArgumentError;
 use crate::arch::{byte_dot, byte_dot_wide};
+use crate::byte_pairs::PairLayer;
 pub use crate::bytes::Affine;
 use crate::bytes::{ByteFilters, Gathered, reference_accumulator, scratch_words};
 use crate::conv::{self, ConvLayer};
@@ -147,7 +148,25 @@ impl<'a> QqConv2d<'a> {
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see
     /// [`window_words`](Self::window_words).
     pub fn scratch_words(&self) -> usize {
-        scratch_words(&self.layer.geometry, self.affine, self.channel_adds) + self.layer.veto_words()
+        match self.paired() {
+            Some(paired) => paired.scratch_words(),
+            None => {
+                scratch_words(&self.layer.geometry, self.affine, self.channel_adds) + self.layer.veto_words()
+            }
+        }
+    }
+
+    /// The layer with four windows at a time, where its numbers fit.
+    fn paired(&self) -> Option<PairLayer<'_>> {
+        match self.weights {
+            Weights::Byte(weights) if PairLayer::fits(self.affine, self.channel_adds) => Some(PairLayer {
+                layer: &self.layer,
+                affine: self.affine,
+                channel_adds: self.channel_adds,
+                weights,
+            }),
+            _ => None,
+        }
     }
 
     /// Four-byte words of window that [`optimized`](Self::optimized) needs.
@@ -169,7 +188,7 @@ impl<'a> QqConv2d<'a> {
         conv::reference(&self.layer, acc, output)
     }
 
-    /// Gathers each window once.
+    /// Gathers each window once, and four of them together where the meaning of a byte fits 16 bits.
     ///
     /// # Errors
     /// [`ArgumentError::Length`] naming the slice.
@@ -184,6 +203,9 @@ impl<'a> QqConv2d<'a> {
         check_length("input", geometry.input().elements(), input.len())?;
         check_length("window", self.window_words(), window.len())?;
         check_length("scratch", self.scratch_words(), scratch.len())?;
+        if let Some(paired) = self.paired() {
+            return paired.convolve(input, output, window, scratch);
+        }
         let (scratch, veto) = scratch.split_at_mut(self.scratch_words() - self.layer.veto_words());
         let (products, meaning) = (geometry.products(), (self.affine, self.channel_adds));
         match self.weights {

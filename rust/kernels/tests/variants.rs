@@ -317,7 +317,7 @@ proptest! {
         let image: Vec<u8> = (0..shape.elements()).map(|_| rng.next_u32() as u8).collect();
         let mut bytes = vec![[0xA5; 4]; operator.window_words()];
         let mut scratch = vec![0xA5A5_A5A5; operator.scratch_words()];
-        let (mut bytes2, mut scratch2) = (bytes.clone(), scratch.clone());
+        let (mut bytes2, mut scratch2) = (bytes.clone(), vec![0xA5A5_A5A5; same.scratch_words()]);
         let expected = variants_agree!(operator.output().words(), output,
             "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
             "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut bytes, &mut scratch),
@@ -333,7 +333,7 @@ proptest! {
         if wide.check_contents().is_ok() {
             variants_agree!(wide.output().words(), output,
                 "reference" => |out: &mut Vec<u32>| wide.reference(&image, out),
-                "optimized" => |out: &mut Vec<u32>| wide.optimized(&image, out, &mut bytes, &mut scratch),
+                "optimized" => |out: &mut Vec<u32>| wide.optimized(&image, out, &mut bytes2, &mut scratch2),
             );
         }
     }

@@ -17,10 +17,14 @@ mod portable;
 mod x86_64;
 
 #[cfg(cbin_dsp)]
-pub(crate) use armv7em::{add_picked, byte_distance, byte_dot, byte_hits, copy_rows, picks};
-pub(crate) use portable::{PICK_BLOCK, Picks, counter_words};
+pub(crate) use armv7em::{
+    add_picked, byte_distance, byte_dot, byte_hits, copy_rows, pair_hits, picks, widen,
+};
+pub(crate) use portable::{PICK_BLOCK, Pairs, Picks, SLOTS, counter_words};
 #[cfg(not(cbin_dsp))]
-pub(crate) use portable::{add_picked, byte_distance, byte_dot, byte_hits, copy_rows, picks};
+pub(crate) use portable::{
+    add_picked, byte_distance, byte_dot, byte_hits, copy_rows, pair_hits, picks, widen,
+};
 pub(crate) use portable::{byte_dot_wide, differing, differing_inside};
 
 use crate::ArgumentError;

@@ -1,0 +1,204 @@
+/*!
+Convolution of bytes with 8-bit weights, four windows at a time.
+
+What a byte means, `mul * q + add`, is worked out as its window is gathered, where it fits 16 bits: a tap outside is then 0
+like any other value, and there are no border classes. Four windows lie side by side, two values in a word, so that a
+filter's weights are loaded and widened once for all of them.
+
+```text
+for each four bytes of a filter      [u32; 8]
+    for each of four windows         bytes 0 and 2
+    for each of four windows         bytes 1 and 3
+```
+
+The four are the windows of a 2 x 2 pool, or the next four pixels where nothing is pooled.
+*/
+
+use crate::ArgumentError;
+use crate::arch::{Pairs, SLOTS, pair_hits, widen};
+use crate::bits::lane_mask;
+use crate::bytes::Affine;
+use crate::conv::ConvLayer;
+use crate::error::check_length;
+use crate::rule::Rules;
+
+/// A layer whose input's meaning fits 16 bits.
+pub(crate) struct PairLayer<'a> {
+    pub(crate) layer: &'a ConvLayer<'a>,
+    pub(crate) affine: Affine,
+    /// Empty, or the offset of each channel; `affine.add` is 0 then.
+    pub(crate) channel_adds: &'a [i32],
+    pub(crate) weights: &'a [i8],
+}
+
+/// What a run keeps.
+struct Run<'a> {
+    of: &'a PairLayer<'a>,
+    window: &'a mut [[u8; 4]],
+    pairs: &'a mut [Pairs],
+    /// The offset of each byte of a window, as `pairs` has its value.
+    offsets: &'a mut [[u32; 2]],
+    /// The output pixels of the windows gathered so far.
+    targets: [usize; SLOTS],
+    count: usize,
+    /// Their rule pixels, of rule and veto.
+    rule_pixels: [usize; 2],
+}
+
+impl<'a> PairLayer<'a> {
+    /// Whether every input byte means a number of 16 bits.
+    pub(crate) fn fits(affine: Affine, channel_adds: &[i32]) -> bool {
+        affine.largest(channel_adds) <= i16::MAX.into()
+    }
+
+    fn filter_words(&self) -> usize {
+        self.layer.geometry.products().div_ceil(4)
+    }
+
+    /// Words of scratch that a run needs beside one window: four widened windows, offsets, veto bits of a pixel.
+    pub(crate) fn scratch_words(&self) -> usize {
+        self.filter_words() * (2 * SLOTS + 2) + self.layer.veto_words()
+    }
+
+    /// # Errors
+    /// [`ArgumentError::Length`] naming `output`.
+    pub(crate) fn convolve(
+        &self,
+        input: &[u8],
+        output: &mut [u32],
+        window: &mut [[u8; 4]],
+        scratch: &mut [u32],
+    ) -> Result<(), ArgumentError> {
+        let (conv, out) = (*self.layer.geometry.output(), *self.layer.output());
+        check_length("output", out.words(), output.len())?;
+        let (pairs, rest) = scratch.split_at_mut(self.filter_words() * 2 * SLOTS);
+        let (offsets, veto_bits) = rest.split_at_mut(self.filter_words() * 2);
+        let (pairs, offsets) = (pairs.as_chunks_mut().0, offsets.as_chunks_mut().0);
+        pairs.fill([0; 2 * SLOTS]);
+        let mut run =
+            Run { of: self, window, pairs, offsets, targets: [0; SLOTS], count: 0, rule_pixels: [0; 2] };
+        run.set_offsets();
+        output.fill(0);
+        for pixel in 0..out.pixels() {
+            let (y, x) = (pixel / out.width(), pixel % out.width());
+            let Some(pool) = &self.layer.pool else {
+                run.gather(input, (y, x), (pixel, pixel), output, veto_bits);
+                continue;
+            };
+            veto_bits.fill(0);
+            let (sliding, window) = (pool.sliding(), pool.sliding().window());
+            let (first_y, end_y) = sliding.taps_inside(0, y);
+            let (first_x, end_x) = sliding.taps_inside(1, x);
+            for tap_y in first_y..end_y {
+                for tap_x in first_x..end_x {
+                    let conv_y = y * window.strides[0] + tap_y * window.dilation[0] - window.padding[0];
+                    let conv_x = x * window.strides[1] + tap_x * window.dilation[1] - window.padding[1];
+                    let conv_pixel = conv_y * conv.width() + conv_x;
+                    run.gather(input, (conv_y, conv_x), (conv_pixel, pixel), output, veto_bits);
+                }
+            }
+            run.flush(output, veto_bits);
+            for (word, bits) in
+                output[pixel * out.pixel_words()..][..out.pixel_words()].iter_mut().enumerate()
+            {
+                let vetoed = veto_bits.get(word).copied().unwrap_or(0);
+                *bits = (*bits & !vetoed) ^ pool.invert(word);
+            }
+        }
+        run.flush(output, veto_bits);
+        Ok(())
+    }
+
+    /// The rules, and the veto where there is one.
+    fn rule_sets(&self) -> [Option<&'a Rules<'a>>; 2] {
+        [Some(&self.layer.rules), self.layer.pool.as_ref().and_then(|pool| pool.veto())]
+    }
+}
+
+impl Run<'_> {
+    fn set_offsets(&mut self) {
+        let geometry = &self.of.layer.geometry;
+        let channels = geometry.input().channels();
+        self.offsets.fill([0; 2]);
+        for at in 0..geometry.products() {
+            let add = self.of.channel_adds.get(at % channels).copied().unwrap_or(self.of.affine.add);
+            self.offsets[at / 4][at % 2] |= u32::from(add as u16) << (at % 4 / 2 * 16);
+        }
+    }
+
+    /// Gathers the window of one pixel more, (y, x) of the convolution, and flushes four.
+    #[inline(never)]
+    fn gather(
+        &mut self,
+        input: &[u8],
+        (y, x): (usize, usize),
+        (conv_pixel, pixel): (usize, usize),
+        output: &mut [u32],
+        veto_bits: &mut [u32],
+    ) {
+        let of = self.of;
+        let at = of.rule_sets().map(|rules| rules.map_or(0, |rules| rules.pixel(conv_pixel, pixel)));
+        if self.count == SLOTS || at != self.rule_pixels {
+            self.flush(output, veto_bits);
+            self.rule_pixels = at;
+        }
+        let (geometry, slot) = (&of.layer.geometry, self.count);
+        geometry.gather_bytes(input, y, x, self.window.as_flattened_mut());
+        widen(self.window, of.affine.mul as u32, self.offsets, slot, self.pairs);
+        self.clear_outside(slot, y, x);
+        self.targets[slot] = pixel;
+        self.count += 1;
+    }
+
+    /// Makes the values of taps outside the image 0, which have become an offset.
+    #[inline]
+    fn clear_outside(&mut self, slot: usize, y: usize, x: usize) {
+        let geometry = &self.of.layer.geometry;
+        let (sliding, channels) = (geometry.sliding(), geometry.input().channels());
+        let (rows, columns) = (sliding.taps_inside(0, y), sliding.taps_inside(1, x));
+        let [height, width] = sliding.window().kernel;
+        if (rows, columns) == ((0, height), (0, width)) {
+            return;
+        }
+        for row in 0..height {
+            let is_inside = rows.0 <= row && row < rows.1;
+            let inside = if is_inside { columns } else { (width, width) };
+            for tap in (0..inside.0).chain(inside.1..width) {
+                let first = (row * width + tap) * channels;
+                for at in first..first + channels {
+                    self.pairs[at / 4][at % 2 * SLOTS + slot] &= 0xFFFF_0000 >> (at % 4 / 2 * 16);
+                }
+            }
+        }
+    }
+
+    /// Adds the bits of the gathered windows to those of their output pixels.
+    fn flush(&mut self, output: &mut [u32], veto_bits: &mut [u32]) {
+        let (of, count) = (self.of, core::mem::take(&mut self.count));
+        if count == 0 {
+            return;
+        }
+        let (out, products) = (of.layer.output(), of.layer.geometry.products());
+        for (word, weights) in of.weights.chunks(32 * products).enumerate() {
+            let [rule, veto] = of.rule_sets();
+            // Where there is no veto its place is taken by the rule once more, and not looked at.
+            let sets = [rule, veto.or(rule)].into_iter().flatten().zip(self.rule_pixels);
+            let mut intervals = [(&[][..], &[][..]); 2];
+            let mut flips = [0; 2];
+            for ((interval, flips), (rules, at)) in intervals.iter_mut().zip(&mut flips).zip(sets) {
+                let (lo, hi) = rules.intervals(at);
+                *interval = (&lo[32 * word..], &hi[32 * word..]);
+                *flips = rules.flips(at)[word];
+            }
+            let used = 1 + usize::from(veto.is_some());
+            let hits = pair_hits(self.pairs, weights, products, &intervals[..used]);
+            let lanes = lane_mask(out.channels(), word);
+            for (slot, target) in self.targets[..count].iter().enumerate() {
+                output[target * out.pixel_words() + word] |= (hits[0][slot] ^ flips[0]) & lanes;
+                if let Some(vetoed) = veto_bits.get_mut(word) {
+                    *vetoed |= (hits[1][slot] ^ flips[1]) & lanes;
+                }
+            }
+        }
+    }
+}
