@@ -46,9 +46,10 @@ struct Run<'a> {
 }
 
 impl<'a> PairLayer<'a> {
-    /// Whether every input byte means a number of 16 bits.
-    pub(crate) fn fits(affine: Affine, channel_adds: &[i32]) -> bool {
-        affine.largest(channel_adds) <= i16::MAX.into()
+    /// Whether every input byte means a number of 16 bits, and a filter has a word of weights, which the inner loops
+    /// rely on.
+    pub(crate) fn fits(affine: Affine, channel_adds: &[i32], products: usize) -> bool {
+        products >= 4 && affine.largest(channel_adds) <= i16::MAX.into()
     }
 
     fn filter_words(&self) -> usize {

@@ -201,6 +201,24 @@ impl Conv2dGeometry {
     pub(crate) fn gather_bytes(&self, input: &[u8], y: usize, x: usize, bytes: &mut [u8]) {
         let (shape, sliding) = (self.input(), self.sliding());
         let (window, channels) = (sliding.window(), shape.channels());
+        if window.dilation == [1, 1] {
+            // Nearly every window lies inside, and its rows are runs of bytes.
+            let [height, width] = window.kernel;
+            let top = (y * window.strides[0]).wrapping_sub(window.padding[0]);
+            let left = (x * window.strides[1]).wrapping_sub(window.padding[1]);
+            if top < shape.height()
+                && left < shape.width()
+                && top + height <= shape.height()
+                && left + width <= shape.width()
+            {
+                if let Some(last) = bytes.last_chunk_mut::<4>() {
+                    *last = [0; 4];
+                }
+                let from = (top * shape.width() + left) * channels;
+                let (run, row) = (width * channels, shape.width() * channels);
+                return copy_rows(bytes, &input[from..], [run, row], run, height);
+            }
+        }
         let (first_y, end_y) = sliding.taps_inside(0, y);
         let (first_x, end_x) = sliding.taps_inside(1, x);
         if (end_y - first_y) * (end_x - first_x) != window.taps() {

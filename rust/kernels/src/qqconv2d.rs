@@ -159,12 +159,12 @@ impl<'a> QqConv2d<'a> {
     /// The layer with four windows at a time, where its numbers fit.
     fn paired(&self) -> Option<PairLayer<'_>> {
         match self.weights {
-            Weights::Byte(weights) if PairLayer::fits(self.affine, self.channel_adds) => Some(PairLayer {
-                layer: &self.layer,
-                affine: self.affine,
-                channel_adds: self.channel_adds,
-                weights,
-            }),
+            Weights::Byte(weights)
+                if PairLayer::fits(self.affine, self.channel_adds, self.layer.geometry.products()) =>
+            {
+                let Self { ref layer, affine, channel_adds, .. } = *self;
+                Some(PairLayer { layer, affine, channel_adds, weights })
+            }
             _ => None,
         }
     }
@@ -207,49 +207,27 @@ impl<'a> QqConv2d<'a> {
             return paired.convolve(input, output, window, scratch);
         }
         let (scratch, veto) = scratch.split_at_mut(self.scratch_words() - self.layer.veto_words());
-        let (products, meaning) = (geometry.products(), (self.affine, self.channel_adds));
+        let filters = Filters { weights: self.weights, products: geometry.products() };
+        let meaning = (self.affine, self.channel_adds);
+        let mut gathered = Gathered::new(geometry, meaning, filters, input, window, scratch);
+        conv::convolve(&self.layer, &mut gathered, output, veto)
+    }
+}
+
+/// The weights, a filter at a time. One type for both widths, so that there is one copy of the walk.
+struct Filters<'a> {
+    weights: Weights<'a>,
+    products: usize,
+}
+
+impl ByteFilters for Filters<'_> {
+    #[inline]
+    fn dot(&self, filter: usize, window: &[[u8; 4]]) -> i32 {
+        let range = filter * self.products..(filter + 1) * self.products;
         match self.weights {
-            Weights::Byte(weights) => {
-                let filters = ByteWeights { weights, products };
-                let mut gathered = Gathered::new(geometry, meaning, filters, input, window, scratch);
-                conv::convolve(&self.layer, &mut gathered, output, veto)
-            }
-            Weights::Wide(weights) => {
-                let filters = WideWeights { weights, products };
-                let mut gathered = Gathered::new(geometry, meaning, filters, input, window, scratch);
-                conv::convolve(&self.layer, &mut gathered, output, veto)
-            }
+            Weights::Byte(weights) => byte_dot(window.as_flattened(), &weights[range]),
+            Weights::Wide(weights) => byte_dot_wide(window.as_flattened(), &weights[range]),
         }
-    }
-}
-
-struct WideWeights<'a> {
-    weights: &'a [i16],
-    products: usize,
-}
-
-impl ByteFilters for WideWeights<'_> {
-    #[inline(always)]
-    fn dot(&self, filter: usize, window: &[[u8; 4]]) -> i32 {
-        let weights = &self.weights[filter * self.products..(filter + 1) * self.products];
-        byte_dot_wide(window.as_flattened(), weights)
-    }
-
-    fn bias(&self, _filter: usize) -> i32 {
-        0
-    }
-}
-
-struct ByteWeights<'a> {
-    weights: &'a [i8],
-    products: usize,
-}
-
-impl ByteFilters for ByteWeights<'_> {
-    #[inline(always)]
-    fn dot(&self, filter: usize, window: &[[u8; 4]]) -> i32 {
-        let weights = &self.weights[filter * self.products..(filter + 1) * self.products];
-        byte_dot(window.as_flattened(), weights)
     }
 
     fn bias(&self, _filter: usize) -> i32 {

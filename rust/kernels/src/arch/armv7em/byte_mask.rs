@@ -32,6 +32,37 @@ pub(crate) fn copy_rows(to: &mut [u8], from: &[u8], steps: [usize; 2], len: usiz
     }
     let last = rows - 1;
     assert!(last * steps[0] + len <= to.len() && last * steps[1] + len <= from.len(), "rows end inside");
+    if (8..=16).contains(&len) {
+        // SAFETY: words at 0, 4, 8 at most and `len` - 4 of a row, all of which end inside it; else as below.
+        unsafe {
+            asm!(
+                "2:",
+                "ldr {a}, [{from}]",
+                "ldr {b}, [{from}, #4]",
+                "str {a}, [{to}]",
+                "str {b}, [{to}, #4]",
+                "ldr {a}, [{from}, {third}]",
+                "ldr {b}, [{from}, {rest}]",
+                "str {a}, [{to}, {third}]",
+                "str {b}, [{to}, {rest}]",
+                "add {from}, {from_step}",
+                "add {to}, {to_step}",
+                "subs {rows}, #1",
+                "bne 2b",
+                a = out(reg) _,
+                b = out(reg) _,
+                third = in(reg) (len - 4).min(8),
+                rest = in(reg) len - 4,
+                from = inout(reg) from.as_ptr() => _,
+                to = inout(reg) to.as_mut_ptr() => _,
+                from_step = in(reg) steps[1],
+                to_step = in(reg) steps[0],
+                rows = inout(reg) rows => _,
+                options(nostack),
+            );
+        }
+        return;
+    }
     // SAFETY: words at 0, 4, ... of a row as long as they end before `len`, then one that ends there: each lies inside its
     // row, and the last row inside both slices. The core loads and stores words at any address.
     unsafe {

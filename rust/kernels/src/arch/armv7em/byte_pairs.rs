@@ -6,7 +6,7 @@ weights take 27 instructions for two windows each of two words: see [`word`].
 use core::arch::{asm, naked_asm};
 use core::mem::{offset_of, size_of};
 
-use super::super::portable::{self, Pairs, SLOTS};
+use super::super::portable::{Pairs, SLOTS};
 
 /// See the portable function of this name.
 #[inline]
@@ -70,7 +70,7 @@ struct Filters {
 /// See the portable function of this name.
 ///
 /// # Panics
-/// Where `products` is 0.
+/// Where `products` is below 4, or there is no filter or no set.
 pub(crate) fn pair_hits(
     windows: &[Pairs],
     weights: &[i8],
@@ -80,9 +80,7 @@ pub(crate) fn pair_hits(
     let filters = (weights.len() / products).min(32);
     let words = products.div_ceil(4);
     // The last word of a filter is loaded with the weights before it where it lacks some.
-    if products < 4 || filters == 0 || sets.is_empty() {
-        return portable::pair_hits(windows, weights, products, sets);
-    }
+    assert!(products >= 4 && filters > 0 && !sets.is_empty());
     let set = |at: usize| {
         let (lo, hi) = sets[at.min(sets.len() - 1)];
         Set { lo: lo[..filters].as_ptr(), hi: hi[..filters].as_ptr(), hits: [0; SLOTS] }
