@@ -22,7 +22,7 @@ Everything is modulo 2 to the width of a counter, which has room for every e - L
 */
 
 use crate::ArgumentError;
-use crate::arch::{PICK_BLOCK, Picks, add_picked, counter_words};
+use crate::arch::{Bits, PICK_BLOCK, Picks, add_picked, counter_words};
 use crate::bbconv2d::Padding;
 use crate::bits::lane_mask;
 use crate::conv::ConvLayer;
@@ -469,6 +469,20 @@ impl<'a> Walk<'a> {
         let start = segment * SEGMENT;
         let end = (start + SEGMENT).min(self.plan.shape.column_pixels());
         self.picks.clear();
+        if let Some(first) = first
+            && words == 1
+            && end == self.plan.shape.column_pixels()
+            && start == 0
+            && rows == read
+            && rows.0 < rows.1
+        {
+            // One word a pixel, all of them read: nearly every small network.
+            let bits = Bits { mask: self.mask[0], all: last, channels };
+            self.picks.push_column(&self.input[first..], step, rows.1 - rows.0, rows.0 * channels, bits);
+            let count = self.picks.len();
+            self.picks.pad((end * channels) as u8);
+            return count;
+        }
         let (mut row, mut word, mut index) = (start / words, start % words, 0);
         let mut at = first.unwrap_or(0).wrapping_add(row.wrapping_sub(read.0).wrapping_mul(step));
         for _ in start..end {

@@ -10,4 +10,4 @@ mod vertical;
 pub(crate) use byte_dot::byte_dot;
 pub(crate) use byte_mask::{byte_distance, byte_hits, copy_rows};
 pub(crate) use byte_pairs::{pair_hits, widen};
-pub(crate) use vertical::{add_picked, picks};
+pub(crate) use vertical::{add_picked, column_picks, picks};

@@ -5,9 +5,9 @@ A block of eight picks is sixteen loads and seven carry-save adders. Of every tw
 weight 8 waits in a register for the second's, so that one carry ripples through the upper words for sixteen picks.
 */
 
-use core::arch::naked_asm;
+use core::arch::{asm, naked_asm};
 
-use super::super::portable::{COUNTER_WORDS, PICK_BLOCK, Picks};
+use super::super::portable::{Bits, COUNTER_WORDS, PICK_BLOCK, Picks};
 
 /// See the portable function of this name.
 #[inline]
@@ -142,6 +142,59 @@ unsafe extern "C" fn add_blocks(
         ripple!(),
         "b 6b",
     )
+}
+
+/// See the portable function of this name. The picks come in another order, which is nobody's business.
+#[inline]
+pub(crate) fn column_picks(
+    input: &[u32],
+    step: usize,
+    rows: usize,
+    first: usize,
+    bits: Bits,
+    list: &mut [u8],
+) -> usize {
+    assert!(rows > 0 && (rows - 1) * step < input.len() && 32 * rows <= list.len());
+    let begin = list.as_mut_ptr();
+    let end: *mut u8;
+    // SAFETY: `input` holds `rows` words, `step` apart, at least one; a word has at most 32 set bits, each of which takes a
+    // byte of `list`.
+    unsafe {
+        asm!(
+            "2:",
+            "ldr {word}, [{input}]",
+            "mov {pick}, {first}",
+            "add {first}, {channels}",
+            "eor {word}, {word}, {mask}",
+            "ands {word}, {word}, {all}",
+            "beq 4f",
+            "3:",
+            "clz {lead}, {word}",
+            "add {lead}, #1",
+            "sub {pick}, {pick}, {lead}",
+            "strb {pick}, [{list}], #1",
+            // By 32 too, which leaves 0.
+            "lsls {word}, {word}, {lead}",
+            "bne 3b",
+            "4:",
+            "add {input}, {step}",
+            "subs {rows}, #1",
+            "bne 2b",
+            word = out(reg) _,
+            lead = out(reg) _,
+            pick = out(reg) _,
+            input = inout(reg) input.as_ptr() => _,
+            step = in(reg) 4 * step,
+            rows = inout(reg) rows => _,
+            first = inout(reg) first + 32 => _,
+            channels = in(reg) bits.channels,
+            mask = in(reg) bits.mask,
+            all = in(reg) bits.all,
+            list = inout(reg) begin => end,
+            options(nostack),
+        );
+    }
+    end.addr() - begin.addr()
 }
 
 /// See the portable function of this name. The picks come in another order, which is nobody's business.

@@ -53,6 +53,26 @@ impl<'a> Picks<'a> {
         self.len += super::super::picks(bits, first as u8, &mut self.list[self.len..]);
     }
 
+    /// Appends the set bits of a column, whose words lie `step` apart: `first + b` for bit b of the first word,
+    /// `first + channels + b` of the second, ... Each word is inverted as `mask` says and keeps the bits of `all`, of which
+    /// there are `channels`.
+    ///
+    /// # Panics
+    /// Where the words are not all in `input`, or their bits do not fit the list or a byte.
+    #[inline]
+    pub(crate) fn push_column(&mut self, input: &[u32], step: usize, rows: usize, first: usize, bits: Bits) {
+        let Some(last) = rows.checked_sub(1) else { return };
+        let bound = first + rows * bits.channels;
+        assert!(
+            last * step < input.len()
+                && bits.channels <= 32
+                && bits.all.leading_zeros() as usize >= 32 - bits.channels
+        );
+        assert!(bound <= 256 && self.len + 32 * rows <= self.list.len());
+        self.bound = self.bound.max(bound);
+        self.len += super::super::column_picks(input, step, rows, first, bits, &mut self.list[self.len..]);
+    }
+
     /// Picks so far.
     #[inline]
     pub(crate) fn len(&self) -> usize {
@@ -94,6 +114,31 @@ pub(crate) fn picks(bits: u32, first: u8, list: &mut [u8]) -> usize {
         *pick = first + rest.trailing_zeros() as u8;
         rest &= rest - 1;
         count += 1;
+    }
+    count
+}
+
+/// What [`Picks::push_column`] takes of each word.
+#[derive(Clone, Copy)]
+pub(crate) struct Bits {
+    pub(crate) mask: u32,
+    pub(crate) all: u32,
+    pub(crate) channels: usize,
+}
+
+/// Writes the picks of [`Picks::push_column`] and says how many: `list` has room for 32 a row.
+pub(crate) fn column_picks(
+    input: &[u32],
+    step: usize,
+    rows: usize,
+    first: usize,
+    bits: Bits,
+    list: &mut [u8],
+) -> usize {
+    let mut count = 0;
+    for row in 0..rows {
+        let word = (input[row * step] ^ bits.mask) & bits.all;
+        count += picks(word, (first + row * bits.channels) as u8, &mut list[count..]);
     }
     count
 }
