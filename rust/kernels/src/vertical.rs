@@ -22,7 +22,7 @@ Everything is modulo 2 to the width of a counter, which has room for every e - L
 */
 
 use crate::ArgumentError;
-use crate::arch::{Bits, PICK_BLOCK, Picks, add_picked, counter_words};
+use crate::arch::{Bits, PICK_BLOCK, Picks, Windows, add_picked, counter_words};
 use crate::bbconv2d::Padding;
 use crate::bits::lane_mask;
 use crate::conv::ConvLayer;
@@ -161,13 +161,16 @@ fn slice(planes: &mut [u32], lanes: usize, number: impl Fn(usize) -> i32) {
     }
 }
 
-/// `a - b` in each lane, in place.
+/// `a - b` in each lane, in place; b may have one plane less.
 fn subtract(a: &mut [u32], b: &[u32]) {
     let mut borrow = 0;
     for (a, b) in a.iter_mut().zip(b) {
         let half = *a ^ b;
         let next = (!*a & b) | (!half & borrow);
         (*a, borrow) = (half ^ borrow, next);
+    }
+    if let Some(top) = a.get_mut(b.len()) {
+        *top ^= borrow;
     }
 }
 
@@ -431,12 +434,22 @@ impl<'a> Walk<'a> {
             let start = shape.before(segment * SEGMENT) + segment;
             for group in 0..shape.groups() {
                 for column in 0..shape.columns() {
-                    // No window is open: the first one's counter is free. It counts in steps of one here.
-                    let sum = &mut self.windows[..plan.planes];
-                    sum.fill(0);
+                    // No window is open: the first one is free. The words count in steps of two here too.
+                    self.windows[..=plan.planes].fill(0);
+                    let only = Windows {
+                        slots: 1,
+                        size: 1 + plan.planes,
+                        groups: 1,
+                        planes: plan.planes,
+                        first: 0,
+                        count: 1,
+                        tap_words: 0,
+                        group_words: 0,
+                        picked: 0,
+                    };
                     let words = start + group * shape.group_words() + column * shape.column_words();
-                    add_picked(&mut sum[..plan.planes - 1], &self.lanes[words..], &self.picks);
-                    let sum = &self.windows[..plan.planes];
+                    add_picked(self.windows, only, &self.lanes[words..], &self.picks);
+                    let sum = &self.windows[2..=plan.planes];
                     self.each_class(|class, columns| {
                         if (columns.0..columns.1).contains(&column) {
                             let at = (class * shape.groups() + group) * plan.planes;
@@ -569,37 +582,39 @@ impl<'a> Walk<'a> {
     /// `slot`.
     #[inline(never)]
     fn add(&mut self, segment: usize, count: usize, column: usize, opened: usize, slot: usize) {
-        let (planes, size, slots) = (self.plan.planes, self.plan.window(), self.plan.open);
+        let shape = &self.plan.shape;
         let window = self.layer.geometry.sliding().window();
         let (stride, dilation) = (window.strides[1], window.dilation[1]);
         let span = span(window.kernel[1], dilation);
-        let (column_words, group_words) = (self.plan.shape.column_words(), self.plan.shape.group_words());
-        let start = self.plan.shape.before(segment * SEGMENT) + segment;
-        let (mut open, mut slot) = (opened, slot);
-        let mut offset = column.wrapping_sub(opened * stride);
-        while open > 0 {
-            open -= 1;
-            offset = offset.wrapping_add(stride);
-            if offset >= span {
-                break;
+        // The newest window's column, counted from its first.
+        let newest = column.wrapping_sub(opened.wrapping_sub(1).wrapping_mul(stride));
+        if opened == 0 || newest >= span {
+            return;
+        }
+        let count_open = ((span - 1 - newest) / stride + 1).min(opened);
+        let mut windows = Windows {
+            slots: self.plan.open,
+            size: self.plan.window(),
+            groups: shape.groups(),
+            planes: self.plan.planes,
+            first: if slot == 0 { self.plan.open } else { slot } - 1,
+            count: count_open,
+            tap_words: stride * shape.column_words(),
+            group_words: shape.group_words(),
+            picked: count,
+        };
+        let lanes = &self.lanes[shape.before(segment * SEGMENT) + segment..];
+        if dilation == 1 {
+            add_picked(self.windows, windows, &lanes[newest * shape.column_words()..], &self.picks);
+            return;
+        }
+        windows.count = 1;
+        for offset in (newest..).step_by(stride).take(count_open) {
+            if offset.is_multiple_of(dilation) {
+                let words = &lanes[offset / dilation * shape.column_words()..];
+                add_picked(self.windows, windows, words, &self.picks);
             }
-            slot = if slot == 0 { slots } else { slot } - 1;
-            let tap = if dilation == 1 { offset } else { offset / dilation };
-            if dilation != 1 && tap * dilation != offset {
-                continue;
-            }
-            let window = &mut self.windows[slot * size..][..size];
-            window[0] += count as u32;
-            let mut words = start + tap * column_words;
-            let mut rest = &mut window[1..];
-            while let Some((counter, others)) = rest.split_at_mut_checked(planes)
-                && let Some((_, counted)) = counter.split_first_mut()
-            {
-                // The words count in steps of two.
-                add_picked(counted, &self.lanes[words..], &self.picks);
-                words += group_words;
-                rest = others;
-            }
+            windows.first = windows.first.checked_sub(1).unwrap_or(windows.slots - 1);
         }
     }
 

@@ -20,7 +20,7 @@ mod x86_64;
 pub(crate) use armv7em::{
     add_picked, byte_distance, byte_dot, byte_hits, column_picks, copy_rows, pair_hits, picks, widen,
 };
-pub(crate) use portable::{Bits, PICK_BLOCK, Pairs, Picks, SLOTS, counter_words};
+pub(crate) use portable::{Bits, PICK_BLOCK, Pairs, Picks, SLOTS, Windows, counter_words};
 #[cfg(not(cbin_dsp))]
 pub(crate) use portable::{
     add_picked, byte_distance, byte_dot, byte_hits, column_picks, copy_rows, pair_hits, picks, widen,

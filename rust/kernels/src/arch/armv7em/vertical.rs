@@ -6,22 +6,59 @@ weight 8 waits in a register for the second's, so that one carry ripples through
 */
 
 use core::arch::{asm, naked_asm};
+use core::mem::offset_of;
 
-use super::super::portable::{Bits, COUNTER_WORDS, PICK_BLOCK, Picks};
+use super::super::portable::{Bits, COUNTER_WORDS, PICK_BLOCK, Picks, Windows};
 
 /// See the portable function of this name.
 #[inline]
-pub(crate) fn add_picked(counter: &mut [u32], words: &[u32], picks: &Picks<'_>) {
-    let upper = counter.len().wrapping_sub(COUNTER_WORDS);
-    assert!(picks.bound() <= words.len() && counter.len() >= COUNTER_WORDS && upper.is_multiple_of(3));
+pub(crate) fn add_picked(ring: &mut [u32], windows: Windows, words: &[u32], picks: &Picks<'_>) {
+    let Windows { slots, size, groups, planes, first, count, tap_words, group_words, picked } = windows;
     let blocks = picks.blocks();
-    if blocks.is_empty() {
+    if count == 0 || groups == 0 || blocks.is_empty() {
         return;
     }
-    let end = counter.as_mut_ptr_range().end;
-    // SAFETY: the counter has four words and then threes up to `end`; every pick is below `bound`, and so inside
-    // `words`; there are `blocks.len()` blocks, at least one.
-    unsafe { add_blocks(counter.as_mut_ptr(), words.as_ptr(), blocks.as_ptr(), blocks.len(), end) }
+    assert!(planes > COUNTER_WORDS && (planes - 1 - COUNTER_WORDS).is_multiple_of(3));
+    assert!(groups * planes < size && first < slots && slots * size <= ring.len());
+    assert!((count - 1) * tap_words + (groups - 1) * group_words + picks.bound() <= words.len());
+    let lowest = ring.as_mut_ptr();
+    let task = Task {
+        window: lowest.wrapping_add(first * size),
+        words: words.as_ptr(),
+        windows: count,
+        lowest,
+        window_bytes: 4 * size,
+        ring_bytes: 4 * slots * size,
+        tap_bytes: 4 * tap_words,
+        picked,
+        groups,
+        planes_bytes: 4 * planes,
+        group_bytes: 4 * group_words,
+        picks: blocks.as_ptr(),
+        blocks: blocks.len(),
+    };
+    // SAFETY: a window is a number and `groups` counters, at least one, each of them four words and then threes after the
+    // first of `planes` words; windows are taken from the slots of `ring`, from the last again after the first; every pick
+    // is below `bound`, and so inside the words of its window and group; there are a window and a block at least.
+    unsafe { add_blocks(&task) }
+}
+
+/// What [`add_blocks`] takes; it reads these by their offsets.
+#[repr(C)]
+struct Task {
+    window: *mut u32,
+    words: *const u32,
+    windows: usize,
+    lowest: *mut u32,
+    window_bytes: usize,
+    ring_bytes: usize,
+    tap_bytes: usize,
+    picked: usize,
+    groups: usize,
+    planes_bytes: usize,
+    group_bytes: usize,
+    picks: *const [u8; PICK_BLOCK],
+    blocks: usize,
 }
 
 /// Loads the next two picked words to r8 and r9.
@@ -90,7 +127,7 @@ macro_rules! block {
 macro_rules! ripple {
     () => {
         "add r12, r0, #16
-     2:  ldr lr, [sp, #36]
+     2:  ldr lr, [sp, #4]
          cmp r12, lr
          beq 3f
          ldm r12, {{r9, r10, r11}}
@@ -107,21 +144,38 @@ macro_rules! ripple {
     };
 }
 
-/// Adds the words that `picks` names to the counter, which ends at `end`.
+/// Adds the words that the picks name to each counter of each window.
 ///
 /// # Safety
-/// `counter` is valid for four words and then for threes of words up to `end`; `picks` for `blocks` blocks, at least one;
-/// `words` at every pick.
+/// See [`Task`]: each counter is valid for four words and then for threes of words up to its end, the words of each window
+/// and group at every pick; there is at least one of everything.
 #[unsafe(naked)]
-unsafe extern "C" fn add_blocks(
-    counter: *mut u32,
-    words: *const u32,
-    picks: *const [u8; PICK_BLOCK],
-    blocks: usize,
-    end: *const u32,
-) {
+unsafe extern "C" fn add_blocks(task: *const Task) {
     naked_asm!(
+        // On the stack: the task, the end of the counter, the window and its words, windows and groups left.
         "push {{r4-r11, lr}}",
+        "sub sp, #24",
+        "str r0, [sp]",
+        "ldm r0, {{r4, r5, r6}}",
+        // One window.
+        "9:",
+        "strd r4, r5, [sp, #8]",
+        "str r6, [sp, #16]",
+        "ldr r7, [sp]",
+        "ldrd r10, r8, [r7, #{picked}]",
+        "ldr r9, [r4]",
+        "add r9, r9, r10",
+        "str r9, [r4]",
+        "str r8, [sp, #20]",
+        "ldr r9, [r7, #{planes_bytes}]",
+        "add r0, r4, #8",
+        "add r9, r9, r4",
+        "add r9, r9, #4",
+        "str r9, [sp, #4]",
+        "mov r1, r5",
+        // One group of it.
+        "7:",
+        "ldrd r2, r3, [r7, #{picks}]",
         "ldm r0, {{r4-r7}}",
         "4:",
         block!("lr"),
@@ -134,6 +188,34 @@ unsafe extern "C" fn add_blocks(
         "bne 4b",
         "6:",
         "stm r0, {{r4-r7}}",
+        "ldr r7, [sp]",
+        "ldr r4, [sp, #20]",
+        "subs r4, #1",
+        "bne 8f",
+        "ldrd r4, r5, [sp, #8]",
+        "ldr r6, [sp, #16]",
+        "subs r6, #1",
+        "beq 10f",
+        "add r8, r7, #{lowest}",
+        "ldm r8, {{r8, r9, r10, r11}}",
+        "sub r4, r4, r9",
+        "cmp r4, r8",
+        "it lo",
+        "addlo r4, r10",
+        "add r5, r11",
+        "b 9b",
+        // The next group.
+        "8:",
+        "str r4, [sp, #20]",
+        "ldrd r5, r6, [r7, #{planes_bytes}]",
+        "ldr r2, [sp, #4]",
+        "add r0, r5",
+        "add r1, r6",
+        "add r2, r5",
+        "str r2, [sp, #4]",
+        "b 7b",
+        "10:",
+        "add sp, #24",
         "pop {{r4-r11, pc}}",
         // One block is left without a partner.
         "5:",
@@ -141,6 +223,10 @@ unsafe extern "C" fn add_blocks(
         "eor r7, r7, lr",
         ripple!(),
         "b 6b",
+        picked = const offset_of!(Task, picked),
+        planes_bytes = const offset_of!(Task, planes_bytes),
+        picks = const offset_of!(Task, picks),
+        lowest = const offset_of!(Task, lowest),
     )
 }
 

@@ -11,4 +11,4 @@ pub(crate) use byte_pairs::{Pairs, SLOTS, pair_hits, widen};
 pub(crate) use popcount::{differing, differing_inside};
 #[allow(unused_imports, reason = "for another folder")]
 pub(crate) use vertical::COUNTER_WORDS;
-pub(crate) use vertical::{Bits, PICK_BLOCK, Picks, add_picked, column_picks, counter_words, picks};
+pub(crate) use vertical::{Bits, PICK_BLOCK, Picks, Windows, add_picked, column_picks, counter_words, picks};

@@ -143,12 +143,47 @@ pub(crate) fn column_picks(
     count
 }
 
-/// Adds the picked words to `counter`, modulo 2 to the number of its words.
+/// Windows that lie in a ring of slots, each a number and one counter a group, and the words that are added to them. Of a
+/// counter's `planes` words the first is not counted.
+#[derive(Clone, Copy)]
+pub(crate) struct Windows {
+    pub(crate) slots: usize,
+    /// Words of a slot.
+    pub(crate) size: usize,
+    pub(crate) groups: usize,
+    pub(crate) planes: usize,
+    /// The slot of the first window, each next one in the slot before.
+    pub(crate) first: usize,
+    /// Windows.
+    pub(crate) count: usize,
+    /// From the words of a window to those of the next.
+    pub(crate) tap_words: usize,
+    /// From the words of a group to those of the next.
+    pub(crate) group_words: usize,
+    /// What is added to the number.
+    pub(crate) picked: usize,
+}
+
+/// Adds the picked words to each counter of some windows, modulo 2 to the number of its counted words. `words` begins with
+/// those of the first window's first group.
 ///
 /// # Panics
-/// Where a pick may be beyond `words`, or the counter's length is not one of [`counter_words`].
-pub(crate) fn add_picked(counter: &mut [u32], words: &[u32], picks: &Picks<'_>) {
-    let words = &words[..picks.bound()];
+/// Where a pick may be beyond `words`, a window beyond `ring`, or a counter's length is not one of [`counter_words`].
+pub(crate) fn add_picked(ring: &mut [u32], windows: Windows, words: &[u32], picks: &Picks<'_>) {
+    let mut slot = windows.first;
+    for window in 0..windows.count {
+        let (number, counters) =
+            ring[slot * windows.size..][..windows.size].split_first_mut().expect("a number");
+        *number = number.wrapping_add(windows.picked as u32);
+        for (group, counter) in counters.chunks_exact_mut(windows.planes).take(windows.groups).enumerate() {
+            let first = window * windows.tap_words + group * windows.group_words;
+            add_to_one(&mut counter[1..], &words[first..][..picks.bound()], picks);
+        }
+        slot = slot.checked_sub(1).unwrap_or(windows.slots - 1);
+    }
+}
+
+fn add_to_one(counter: &mut [u32], words: &[u32], picks: &Picks<'_>) {
     let (low, high) =
         counter.split_first_chunk_mut::<COUNTER_WORDS>().expect("a counter has four words or more");
     assert!(high.len().is_multiple_of(3), "a counter's upper words come in threes");
