@@ -333,8 +333,8 @@ impl<'a> Walk<'a> {
             if !pooled || self.targets(0, y).next().is_some() {
                 let rows = self.taps_inside(0, y);
                 if class != Some(rows) {
+                    self.enter(class, rows);
                     class = Some(rows);
-                    self.enter(rows);
                 }
                 self.row(y, rows, output);
             }
@@ -412,13 +412,18 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What the counters of each class begin at, for windows with these rows inside: -W, and -L where based.
+    /// What the counters of each class begin at, for windows with these rows inside: -W, and -L where based. `last` are the
+    /// rows that it was for before: their W differs by the rows that came and went.
     #[inline(never)]
-    fn enter(&mut self, rows: (usize, usize)) {
+    fn enter(&mut self, last: Option<(usize, usize)>, rows: (usize, usize)) {
         let (plan, shape) = (self.plan, self.plan.shape);
-        let classes = core::mem::take(&mut self.classes);
-        classes.fill(0);
-        if plan.based {
+        // With two parities L may be another one.
+        let last = last.filter(|_| plan.parities == 1);
+        if last.is_none() {
+            self.classes.fill(0);
+        }
+        if plan.based && last.is_none() {
+            let classes = core::mem::take(&mut self.classes);
             self.each_class(|class, columns| {
                 let parity = self.products(rows, columns) as usize & 1;
                 for group in 0..shape.groups() {
@@ -428,7 +433,41 @@ impl<'a> Walk<'a> {
                     subtract(counter, &self.bounds[at..at + plan.planes]);
                 }
             });
+            self.classes = classes;
         }
+        let last = last.unwrap_or((rows.0, rows.0));
+        let without = |a: (usize, usize), b: (usize, usize)| [(a.0, a.1.min(b.0)), (a.0.max(b.1), a.1)];
+        for rows in without(rows, last) {
+            self.count_rows(rows, subtract);
+        }
+        for rows in without(last, rows) {
+            self.count_rows(rows, |counter, sum| {
+                // a + b, as all numbers are modulo a power of two: the complement of ~a - b.
+                counter.iter_mut().for_each(|word| *word = !*word);
+                subtract(counter, sum);
+                counter.iter_mut().for_each(|word| *word = !*word);
+            });
+        }
+    }
+
+    /// Changes the beginnings of each class by the sum of the weights in some rows, as `change` says.
+    fn count_rows(&mut self, rows: (usize, usize), change: fn(&mut [u32], &[u32])) {
+        if rows.0 >= rows.1 {
+            return;
+        }
+        let (plan, shape) = (self.plan, self.plan.shape);
+        let only = Windows {
+            slots: 1,
+            size: 1 + plan.planes,
+            groups: 1,
+            planes: plan.planes,
+            first: 0,
+            count: 1,
+            tap_words: 0,
+            group_words: 0,
+            picked: 0,
+        };
+        let classes = core::mem::take(&mut self.classes);
         for segment in 0..shape.segments() {
             self.list(segment, rows, None, (0, 0));
             let start = shape.before(segment * SEGMENT) + segment;
@@ -436,24 +475,13 @@ impl<'a> Walk<'a> {
                 for column in 0..shape.columns() {
                     // No window is open: the first one is free. The words count in steps of two here too.
                     self.windows[..=plan.planes].fill(0);
-                    let only = Windows {
-                        slots: 1,
-                        size: 1 + plan.planes,
-                        groups: 1,
-                        planes: plan.planes,
-                        first: 0,
-                        count: 1,
-                        tap_words: 0,
-                        group_words: 0,
-                        picked: 0,
-                    };
                     let words = start + group * shape.group_words() + column * shape.column_words();
                     add_picked(self.windows, only, &self.lanes[words..], &self.picks);
                     let sum = &self.windows[2..=plan.planes];
                     self.each_class(|class, columns| {
                         if (columns.0..columns.1).contains(&column) {
                             let at = (class * shape.groups() + group) * plan.planes;
-                            subtract(&mut classes[at..at + plan.planes], sum);
+                            change(&mut classes[at..at + plan.planes], sum);
                         }
                     });
                 }
