@@ -27,7 +27,7 @@ use crate::rule::Rules;
 /// Most windows that are gathered together.
 const WINDOWS: usize = 4;
 
-/// The distances at which a bit is 1: `start`, and how many from there on, modulo 2^32.
+/// The distances at which a bit is 1, modulo 2^32: 0 less the first, and how many there are.
 pub(crate) type Interval = [u32; 2];
 
 /// The taps inside the image of a window: first row, end row, first column, end column.
@@ -251,12 +251,13 @@ impl Run<'_> {
             // No distance is below 0, nor above i32.
             let (start, end) = ((bias - most).max(0), (bias - least).min(i32::MAX.into()));
             let flip = (flips[filter / 32] >> (filter % 32)) & 1 == 1;
-            *interval = match (start > end, flip) {
-                (true, false) => [0, 0],
-                (true, true) => [0, u32::MAX],
-                (false, false) => [start as u32, (end - start + 1) as u32],
-                (false, true) => [end as u32 + 1, (start - end - 1) as u32],
+            let (first, count) = match (start > end, flip) {
+                (true, false) => (0, 0),
+                (true, true) => (0, u32::MAX),
+                (false, false) => (start as u32, (end - start + 1) as u32),
+                (false, true) => (end as u32 + 1, (start - end - 1) as u32),
             };
+            *interval = [first.wrapping_neg(), count];
         }
     }
 

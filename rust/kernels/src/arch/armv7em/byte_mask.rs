@@ -159,11 +159,11 @@ macro_rules! block {
 #[unsafe(naked)]
 unsafe extern "C" fn hits(windows: *const u32, filters: *const Filters) -> u32 {
     // r0 window, r1 filter, r2 intervals, r3 windows to go, r12 distance, lr bytes of a filter.
-    // On the stack: where the rest's code begins, where the blocks' does, full rounds, windows, their number, filters to
-    // go, hits so far (as yet at the top), filters in all, rounds to go.
+    // On the stack: where the rest's code begins, where the blocks' does, where what follows them does, windows, their
+    // number, filters to go, hits so far, filters in all, rounds of all blocks done, and how many there are.
     naked_asm!(
         "push {{r4-r11, lr}}",
-        "sub sp, #36",
+        "sub sp, #40",
         "mov r12, r1",
         "ldr r1, [r12, #0]",
         "ldr r2, [r12, #4]",
@@ -178,8 +178,14 @@ unsafe extern "C" fn hits(windows: *const u32, filters: *const Filters) -> u32 {
         "str r3, [sp, #28]",
         "mov r4, #0",
         "str r4, [sp, #24]",
+        "str r4, [sp, #32]",
         // Full rounds of all the unrolled blocks, and the blocks of the first, short one.
-        "lsr r7, r5, #4",
+        "lsrs r7, r5, #4",
+        "str r7, [sp, #36]",
+        "ite eq",
+        "adreq.w r7, 11f",
+        "adrne.w r7, 10f",
+        "orr r7, r7, #1",
         "str r7, [sp, #8]",
         "and r5, r5, #15",
         "mov r7, #{block}",
@@ -201,7 +207,7 @@ unsafe extern "C" fn hits(windows: *const u32, filters: *const Filters) -> u32 {
         "ldr r3, [sp, #16]",
         // One window of it.
         "3:",
-        "mov r12, #0",
+        "ldr r12, [r2]",
         "ldr pc, [sp, #0]",
         // Which code takes the rest.
         ".p2align 2",
@@ -235,17 +241,18 @@ unsafe extern "C" fn hits(windows: *const u32, filters: *const Filters) -> u32 {
         block!(), block!(), block!(), block!(), block!(), block!(), block!(), block!(),
         ".p2align 2",
         "7:",
-        "ldr r4, [sp, #8]",
-        "cbnz r4, 10f",
+        "ldr.w pc, [sp, #8]",
+        ".p2align 2",
         "11:",
-        "ldrd r4, r5, [r2]",
-        "sub r12, r12, r4",
+        "ldr r5, [r2, #4]",
         "cmp r12, r5",
         "blo 5f",
-        "subs r3, #1",
-        "beq 6f",
         "sub r1, r1, lr",
-        "b 3b",
+        "subs r3, #1",
+        "bne.w 3b",
+        // No window hits. The next filter lies behind this one.
+        "add r1, r1, lr",
+        "b 6f",
         // A hit. Filter f sets bit f.
         "5:",
         "ldr r4, [sp, #20]",
@@ -263,19 +270,19 @@ unsafe extern "C" fn hits(windows: *const u32, filters: *const Filters) -> u32 {
         "str r4, [sp, #20]",
         "bne 2b",
         "ldr r0, [sp, #24]",
-        "add sp, #36",
+        "add sp, #40",
         "pop {{r4-r11, pc}}",
         // Long filters: the unrolled blocks once more, as often as it takes.
+        ".p2align 2",
         "10:",
+        "ldrd r4, r5, [sp, #32]",
+        "cmp r4, r5",
+        "ite eq",
+        "moveq r4, #0",
+        "addne r4, #1",
         "str r4, [sp, #32]",
-        "12:",
-        block!(), block!(), block!(), block!(), block!(), block!(), block!(), block!(),
-        block!(), block!(), block!(), block!(), block!(), block!(), block!(), block!(),
-        "ldr r4, [sp, #32]",
-        "subs r4, #1",
-        "str r4, [sp, #32]",
-        "bne.w 12b",
-        "b.w 11b",
+        "beq 11b",
+        "b.w 4b",
         block = const BLOCK_CODE,
         rest_0 = const 60,
         rest_1 = const 44,

@@ -31,12 +31,12 @@ fn block_distance(window: &[[u8; 4]], masks: &[u32]) -> u32 {
     (even & 0xFFFF) + (even >> 16) + (odd & 0xFFFF) + (odd >> 16)
 }
 
-/// Which of up to 32 filters have a window at a distance in their interval: `start`, and how many from there on. Each
+/// Which of up to 32 filters have a window at a distance in their interval: 0 less its first, and how many there are. Each
 /// window and each filter takes `words` words.
 pub(crate) fn byte_hits(windows: &[[u8; 4]], words: usize, masks: &[u32], intervals: &[[u32; 2]]) -> u32 {
     let mut hits = 0;
-    for (lane, (masks, [start, count])) in masks.chunks_exact(words).zip(intervals).enumerate() {
-        let is_hit = |window| byte_distance(window, masks).wrapping_sub(*start) < *count;
+    for (lane, (masks, [offset, count])) in masks.chunks_exact(words).zip(intervals).enumerate() {
+        let is_hit = |window| byte_distance(window, masks).wrapping_add(*offset) < *count;
         hits |= u32::from(windows.chunks_exact(words).any(is_hit)) << lane;
     }
     hits
