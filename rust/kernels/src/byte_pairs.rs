@@ -146,30 +146,31 @@ impl Run<'_> {
         let (geometry, slot) = (&of.layer.geometry, self.count);
         geometry.gather_bytes(input, y, x, self.window.as_flattened_mut());
         widen(self.window, of.affine.mul as u32, self.offsets, slot, self.pairs);
-        self.clear_outside(slot, y, x);
+        let has_offsets = of.affine.add != 0 || !of.channel_adds.is_empty();
+        if has_offsets && geometry.first_inside(y, x).is_none() {
+            self.clear_outside(slot, y, x);
+        }
         self.targets[slot] = pixel;
         self.count += 1;
     }
 
-    /// Makes the values of taps outside the image 0, which have become an offset.
-    #[inline]
+    /// Makes the values of taps outside the image 0, which have become an offset. The window's bytes are lost.
+    #[inline(never)]
     fn clear_outside(&mut self, slot: usize, y: usize, x: usize) {
         let geometry = &self.of.layer.geometry;
         let (sliding, channels) = (geometry.sliding(), geometry.input().channels());
         let (rows, columns) = (sliding.taps_inside(0, y), sliding.taps_inside(1, x));
-        let [height, width] = sliding.window().kernel;
-        if (rows, columns) == ((0, height), (0, width)) {
-            return;
+        let width = sliding.window().kernel[1];
+        let inside = self.window.as_flattened_mut();
+        inside.fill(0);
+        for row in rows.0..rows.1 {
+            inside[(row * width + columns.0) * channels..(row * width + columns.1) * channels].fill(0xFF);
         }
-        for row in 0..height {
-            let is_inside = rows.0 <= row && row < rows.1;
-            let inside = if is_inside { columns } else { (width, width) };
-            for tap in (0..inside.0).chain(inside.1..width) {
-                let first = (row * width + tap) * channels;
-                for at in first..first + channels {
-                    self.pairs[at / 4][at % 2 * SLOTS + slot] &= 0xFFFF_0000 >> (at % 4 / 2 * 16);
-                }
-            }
+        for (inside, pairs) in self.window.iter().zip(&mut *self.pairs) {
+            let inside = u32::from_le_bytes(*inside);
+            let (even, odd) = (inside & 0x00FF_00FF, inside & 0xFF00_FF00);
+            pairs[slot] &= even | even << 8;
+            pairs[SLOTS + slot] &= odd | odd >> 8;
         }
     }
 

@@ -197,27 +197,31 @@ impl<F: ByteFilters> Accumulate for Gathered<'_, F> {
 }
 
 impl Conv2dGeometry {
+    /// The first pixel of the window of pixel (y, x) where it lies all inside the image, its pixels side by side.
+    #[inline]
+    pub(crate) fn first_inside(&self, y: usize, x: usize) -> Option<usize> {
+        let (shape, window) = (self.input(), self.sliding().window());
+        let top = (y * window.strides[0]).wrapping_sub(window.padding[0]);
+        let left = (x * window.strides[1]).wrapping_sub(window.padding[1]);
+        let is_inside = window.dilation == [1, 1]
+            && top < shape.height()
+            && left < shape.width()
+            && top + window.kernel[0] <= shape.height()
+            && left + window.kernel[1] <= shape.width();
+        is_inside.then(|| top * shape.width() + left)
+    }
+
     /// Gathers the bytes of the window of pixel (y, x) in filter order, 0 outside the image and behind the last.
     pub(crate) fn gather_bytes(&self, input: &[u8], y: usize, x: usize, bytes: &mut [u8]) {
         let (shape, sliding) = (self.input(), self.sliding());
         let (window, channels) = (sliding.window(), shape.channels());
-        if window.dilation == [1, 1] {
-            // Nearly every window lies inside, and its rows are runs of bytes.
-            let [height, width] = window.kernel;
-            let top = (y * window.strides[0]).wrapping_sub(window.padding[0]);
-            let left = (x * window.strides[1]).wrapping_sub(window.padding[1]);
-            if top < shape.height()
-                && left < shape.width()
-                && top + height <= shape.height()
-                && left + width <= shape.width()
-            {
-                if let Some(last) = bytes.last_chunk_mut::<4>() {
-                    *last = [0; 4];
-                }
-                let from = (top * shape.width() + left) * channels;
-                let (run, row) = (width * channels, shape.width() * channels);
-                return copy_rows(bytes, &input[from..], [run, row], run, height);
+        if let Some(first) = self.first_inside(y, x) {
+            // Nearly every window, and its rows are runs of bytes.
+            if let Some(last) = bytes.last_chunk_mut::<4>() {
+                *last = [0; 4];
             }
+            let (run, row) = (window.kernel[1] * channels, shape.width() * channels);
+            return copy_rows(bytes, &input[first * channels..], [run, row], run, window.kernel[0]);
         }
         let (first_y, end_y) = sliding.taps_inside(0, y);
         let (first_x, end_x) = sliding.taps_inside(1, x);
