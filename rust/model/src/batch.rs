@@ -121,36 +121,50 @@ impl OwnedModel {
         // Small enough that no thread waits long for the last one.
         let block = (count / (8 * threads)).clamp(1, MAX_BLOCK);
         let host = HostModel::new(model, &self.layers);
-        let blocks = Mutex::new(images.chunks(block * input).zip(outputs.chunks_mut(block * output)));
-        let failure = Mutex::new(None);
-        let work = || {
-            let mut workspace = self.layers.workspace(&model);
-            // A function, so that the lock is let go before the block runs: the head of a `while let` holds it.
-            let next = || locked(&blocks).next();
-            while let Some((images, outputs)) = next() {
-                for (image, output) in images.chunks_exact(input).zip(outputs.chunks_exact_mut(output)) {
-                    let ran = match kernel {
-                        Kernel::Optimized => host.run(image, output, &mut workspace, &mut NoObserver),
-                        Kernel::Reference => {
-                            model.run_reference(image, output, workspace.arena(), &mut NoObserver)
-                        }
-                    };
-                    if let Err(error) = ran {
-                        *locked(&failure) = Some(error);
-                        return;
+        let blocks = images.chunks(block * input).zip(outputs.chunks_mut(block * output));
+        let start = || self.layers.workspace(&model);
+        share(blocks, threads, start, |workspace, (images, outputs)| {
+            images.chunks_exact(input).zip(outputs.chunks_exact_mut(output)).try_for_each(
+                |(image, output)| match kernel {
+                    Kernel::Optimized => host.run(image, output, workspace, &mut NoObserver),
+                    Kernel::Reference => {
+                        model.run_reference(image, output, workspace.arena(), &mut NoObserver)
                     }
-                }
-            }
-        };
-        match pool(threads - 1) {
-            Some(pool) => pool.in_place_scope(|scope| {
-                scope.spawn_broadcast(|_, _| work());
-                work();
-            }),
-            None => work(),
-        }
-        failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+                },
+            )
+        })
     }
+}
+
+/// Does `each` of `items` on `threads` threads, the calling one among them: every thread makes a state with
+/// `start`, then takes one item after the other. A thread that fails stops, and one of the errors is returned.
+fn share<T, S, E: Send>(
+    items: impl Iterator<Item = T> + Send,
+    threads: usize,
+    start: impl Fn() -> S + Sync,
+    each: impl Fn(&mut S, T) -> Result<(), E> + Sync,
+) -> Result<(), E> {
+    let items = Mutex::new(items);
+    let failure = Mutex::new(None);
+    // A function, so that the lock is let go at its end: the head of a `while let` holds it for the whole body.
+    let next = || locked(&items).next();
+    let work = || {
+        let mut state = start();
+        while let Some(item) = next() {
+            if let Err(error) = each(&mut state, item) {
+                *locked(&failure) = Some(error);
+                return;
+            }
+        }
+    };
+    match pool(threads - 1) {
+        Some(pool) => pool.in_place_scope(|scope| {
+            scope.spawn_broadcast(|_, _| work());
+            work();
+        }),
+        None => work(),
+    }
+    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -187,4 +201,48 @@ fn pool(helpers: usize) -> Option<Arc<ThreadPool>> {
         core::mem::forget(inherited);
     }
     Some(pool)
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+    use std::sync::{Condvar, Mutex};
+
+    use super::{locked, share};
+
+    #[test]
+    #[cfg_attr(miri, ignore = "rayon's pools look like leaks to Miri")]
+    fn all_threads_are_at_work_at_once() {
+        const THREADS: usize = 3;
+        let (started, changed) = (Mutex::new(0), Condvar::new());
+        let result = share(
+            0..THREADS,
+            THREADS,
+            || (),
+            |(), _| {
+                // No item ends before all have begun.
+                let mut started = locked(&started);
+                *started += 1;
+                changed.notify_all();
+                let wait = changed.wait_timeout_while(started, Duration::from_secs(60), |n| *n < THREADS);
+                if wait.unwrap().1.timed_out() { Err("the items waited for each other") } else { Ok(()) }
+            },
+        );
+        assert_eq!(result, Ok(()));
+    }
+
+    #[test]
+    fn an_error_ends_the_work() {
+        let done = Mutex::new(Vec::new());
+        let result = share(
+            0..10,
+            1,
+            || (),
+            |(), item| {
+                locked(&done).push(item);
+                if item == 3 { Err(item) } else { Ok(()) }
+            },
+        );
+        assert_eq!((result, done.into_inner().unwrap()), (Err(3), vec![0, 1, 2, 3]));
+    }
 }
