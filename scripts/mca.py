@@ -15,8 +15,9 @@ from pathlib import Path
 
 #: Functions, and what their longest straight run does.
 LOOPS = {
-    "vertical::add_blocks": "a block of eight picks",
+    "vertical::add_blocks": "the beginning of a window and a block of eight picks",
     "byte_mask::hits": "64 words of a filter",
+    "byte_pairs::hits": "eight weights against four windows",
 }
 
 
@@ -48,7 +49,7 @@ def straight(lines: list[str]) -> list[str]:
     run: list[str] = []
     for line in lines:
         if (
-            re.match(r"(b|bl|bx|cbn?z|beq|bne|blo|bhs|bhi|bls|pop|push)(\.w|\.n)?\s", line)
+            re.match(r"(b|bl|bx|it[te]*|cbn?z|beq|bne|blo|bhs|bhi|bls|pop|push)(\.w|\.n)?\s", line)
             or " pc" in line
             or "<" in line
         ):
