@@ -174,31 +174,26 @@ fn subtract(a: &mut [u32], b: &[u32]) {
     }
 }
 
-/// `a - b` in each lane, in place.
-fn subtract_scalar(a: &mut [u32], b: i32) {
-    let mut borrow = 0;
-    let mut rest = b;
-    for a in a {
+/// The sign of `a - b` in each lane, and the lanes in which it is below each of the bounds, all signed.
+#[inline]
+fn compare<const N: usize>(a: &[u32], b: i32, bounds: [&[u32]; N]) -> (u32, [u32; N]) {
+    let bounds = bounds.map(|bound| &bound[..a.len()]);
+    let (mut borrow, mut rest, mut difference) = (0, b, 0);
+    let (mut borrows, mut halves) = ([0; N], [0; N]);
+    for (plane, &a) in a.iter().enumerate() {
         let bit = -(rest & 1) as u32;
         rest >>= 1;
-        let half = *a ^ bit;
-        let next = (!*a & bit) | (!half & borrow);
-        (*a, borrow) = (half ^ borrow, next);
+        let half = a ^ bit;
+        difference = half ^ borrow;
+        borrow = (!a & bit) | (!half & borrow);
+        for ((bound, borrow), half) in bounds.iter().zip(&mut borrows).zip(&mut halves) {
+            let bound = bound[plane];
+            *half = difference ^ bound;
+            *borrow = (!difference & bound) | (!*half & *borrow);
+        }
     }
-}
-
-/// The lanes in which `a < b`, both signed.
-fn less(a: &[u32], b: &[u32]) -> u32 {
-    let (mut borrow, mut half) = (0, 0);
-    for (a, b) in a.iter().zip(b) {
-        half = a ^ b;
-        borrow = (!a & b) | (!half & borrow);
-    }
-    // The signs differ: the negative one is the smaller. Otherwise the difference's sign, which is the borrow.
-    match (a.last(), half) {
-        (Some(a), half) => (half & a) | (!half & borrow),
-        _ => 0,
-    }
+    // Where the signs differ the negative one is the smaller. Otherwise the difference's sign, which is the borrow.
+    (difference, core::array::from_fn(|at| (halves[at] & difference) | (!halves[at] & borrows[at])))
 }
 
 /// Bounds on e for the lanes of one group: `L <= e`, and `e < L + G` where a lane has two sides.
@@ -255,15 +250,20 @@ impl<'s> Bounds<'s> {
         self.head[0] &= !HAS_LOWER;
     }
 
-    /// The bits of all lanes for e, relative to what the bounds are.
-    fn bits(&self, e: &[u32]) -> u32 {
-        let mut inside = match self.head[0] & HAS_LOWER {
-            0 => !e.last().copied().unwrap_or(0),
-            _ => !less(e, self.lower),
+    /// The bits of all lanes for e, which is `counter` less `shared`, relative to what the bounds are.
+    fn bits(&self, counter: &[u32], shared: i32) -> u32 {
+        let inside = match (self.head[0] & HAS_LOWER != 0, self.head[0] & HAS_UPPER != 0) {
+            (false, false) => !compare(counter, shared, []).0,
+            (false, true) => {
+                let (negative, [below]) = compare(counter, shared, [self.upper]);
+                below & !negative
+            }
+            // Without a bound above, that one is beyond every e.
+            (true, _) => {
+                let (_, [outside, below]) = compare(counter, shared, [self.lower, self.upper]);
+                below & !outside
+            }
         };
-        if self.head[0] & HAS_UPPER != 0 {
-            inside &= less(e, self.upper);
-        }
         inside ^ self.head[1]
     }
 }
@@ -654,15 +654,11 @@ impl<'a> Walk<'a> {
         let parity = products as usize & 1;
         let start = x % plan.open * plan.window();
         let shared = self.windows[start] as i32 - (products >> 1);
-        for group in 0..plan.shape.groups() {
-            let at = start + 1 + group * plan.planes;
-            subtract_scalar(&mut self.windows[at..at + plan.planes], shared);
-        }
         let conv_pixel = y * self.geometry().output().width() + x;
         let words = self.layer.output().pixel_words();
         let Some(pool) = &self.layer.pool else {
             let to = &mut output[conv_pixel * words..][..words];
-            self.bits(0, conv_pixel, conv_pixel, parity, start, |group, bits| to[group] = bits);
+            self.bits(0, conv_pixel, conv_pixel, parity, (start, shared), |group, bits| to[group] = bits);
             return;
         };
         let window = pool.sliding().window();
@@ -670,13 +666,13 @@ impl<'a> Walk<'a> {
             // By far the most pools: each pixel belongs to one window.
             let (pooled_y, pooled_x) = (y / window.strides[0], x / window.strides[1]);
             if pooled_x < self.layer.output().width() {
-                self.pool(pooled_y, pooled_x, conv_pixel, parity, start, output);
+                self.pool(pooled_y, pooled_x, conv_pixel, parity, (start, shared), output);
             }
             return;
         }
         for pooled_y in self.targets(0, y) {
             for pooled_x in self.targets(1, x) {
-                self.pool(pooled_y, pooled_x, conv_pixel, parity, start, output);
+                self.pool(pooled_y, pooled_x, conv_pixel, parity, (start, shared), output);
             }
         }
     }
@@ -688,39 +684,39 @@ impl<'a> Walk<'a> {
         x: usize,
         conv_pixel: usize,
         parity: usize,
-        start: usize,
+        counters: (usize, i32),
         output: &mut [u32],
     ) {
         let words = self.layer.output().pixel_words();
         let pixel = y * self.layer.output().width() + x;
         let to = &mut output[pixel * words..][..words];
-        self.bits(0, conv_pixel, pixel, parity, start, |group, bits| to[group] |= bits);
+        self.bits(0, conv_pixel, pixel, parity, counters, |group, bits| to[group] |= bits);
         if self.plan.rule_sets == 2 {
             let veto = core::mem::take(&mut self.veto);
             let to = &mut veto[y % self.plan.veto_rows * self.plan.veto_row + x * words..][..words];
-            self.bits(1, conv_pixel, pixel, parity, start, |group, bits| to[group] |= bits);
+            self.bits(1, conv_pixel, pixel, parity, counters, |group, bits| to[group] |= bits);
             self.veto = veto;
         }
     }
 
-    /// The bits of one rule set, group by group, for the counters at `start` of the windows.
+    /// The bits of one rule set, group by group, for the counters at `start` of the windows, all to be less by `shared`.
     fn bits(
         &mut self,
         set: usize,
         conv_pixel: usize,
         pixel: usize,
         parity: usize,
-        start: usize,
+        (start, shared): (usize, i32),
         mut put: impl FnMut(usize, u32),
     ) {
         if !self.plan.based {
             self.set_bounds(set, self.rules(set).pixel(conv_pixel, pixel), parity);
         }
         let windows = core::mem::take(&mut self.windows);
-        for (group, e) in
+        for (group, counter) in
             windows[start + 1..].chunks_exact(self.plan.planes).take(self.plan.shape.groups()).enumerate()
         {
-            let bits = self.bounds(set, parity, group).bits(e);
+            let bits = self.bounds(set, parity, group).bits(counter, shared);
             put(group, bits & lane_mask(self.layer.output().channels(), group));
         }
         self.windows = windows;
@@ -790,13 +786,13 @@ mod tests {
             let lanes = |predicate: &dyn Fn(usize) -> bool| {
                 (0..32).fold(0, |word, lane| word | (u32::from(predicate(lane)) << lane))
             };
-            prop_assert_eq!(less(&sliced(a), &sliced(b)), lanes(&|lane| a[lane] < b[lane]));
+            let (negative, [below_b, below_a]) = compare(&sliced(a), c, [&sliced(b), &sliced(a)]);
+            prop_assert_eq!(negative, lanes(&|lane| a[lane] < c));
+            prop_assert_eq!(below_b, lanes(&|lane| a[lane] - c < b[lane]));
+            prop_assert_eq!(below_a, lanes(&|_| c > 0));
             let mut difference = sliced(a);
             subtract(&mut difference, &sliced(b));
             prop_assert_eq!(difference, sliced(core::array::from_fn(|lane| a[lane] - b[lane])));
-            let mut difference = sliced(a);
-            subtract_scalar(&mut difference, c);
-            prop_assert_eq!(difference, sliced(a.map(|a| a - c)));
         }
     }
 }
