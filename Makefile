@@ -196,8 +196,8 @@ $(VENV)/.docs: pyproject.toml $(VENV)/.done
 
 .PHONY: docs
 docs: $(VENV)/.docs $(NATIVE) $(RUNNER) emulator ## The documentation site, in build/site/, and the crates' pages; any warning fails
-	$(BIN)/jupyter nbconvert --log-level ERROR --execute --to notebook --output-dir docs/notebooks notebooks/0[34]_*.ipynb
-	cp notebooks/01_*.ipynb docs/notebooks/ # Needs torch: shown without its outputs.
+	$(BIN)/jupyter nbconvert --log-level ERROR --execute --to notebook --output-dir docs/notebooks notebooks/0[234]_*.ipynb
+	cp notebooks/0[15]_*.ipynb docs/notebooks/ # Needs torch: shown without its outputs.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 

@@ -33,6 +33,11 @@ def methods(epochs: int) -> dict[str, dict[str, Any]]:
         "Adam + ApproxSign": {},
         "Two-stage Adam": {"real_weight_epochs": epochs // 2},
         "Bop": {"optimizer": "bop", "optimizer_options": {"gamma": 1e-3, "threshold": 1e-8}},
+        "Bop + STE": {
+            "model_options": {"estimator": "ste"},
+            "optimizer": "bop",
+            "optimizer_options": {"gamma": 1e-3, "threshold": 1e-8},
+        },
         "FlipRateAdam": {"optimizer": "flip-rate"},
     }
 

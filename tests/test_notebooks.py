@@ -14,7 +14,7 @@ from conftest import ROOT, require, require_modules
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 #: Run in tests/frameworks instead.
-NEED_FRAMEWORKS = {"01_train"}
+NEED_FRAMEWORKS = {"01_train", "05_design_space"}
 
 
 def execute(path: Path) -> Any:
@@ -41,7 +41,7 @@ def outputs(notebook: Any, kind: str) -> list[str]:
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "03", "04"]
+    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -58,6 +58,18 @@ def test_a_notebook_is_committed_without_outputs(path: Path) -> None:
     for cell in json.loads(path.read_text())["cells"]:
         assert not cell.get("outputs"), f"{path.name}: strip the outputs before you commit"
         assert cell.get("execution_count") is None, path.name
+
+
+def test_convert_and_verify() -> None:
+    notebook = execute(ROOT / "notebooks" / "02_convert_and_verify.ipynb")
+    assert len(outputs(notebook, "image/png")) == 1
+    printed = outputs(notebook, "stream")
+    assert [text.count("Exact: yes") for text in printed].count(1) == 2
+    wrong = next(text for text in printed if "Exact: NO" in text)
+    # The layer whose weights were turned over, in the channel where they were.
+    assert "First difference: layer 'sign_6'" in wrong and ", 5)" in wrong
+    assert any("layer 'second': its weights are real numbers" in text for text in printed)
+    assert "the same answers: True" in printed[-1]
 
 
 def test_inspect_and_run() -> None:
