@@ -115,14 +115,18 @@ impl<'a> BbPointwiseConv2d<'a> {
     ) -> Result<(), ArgumentError> {
         check_length("input", self.layer.geometry.input().words(), input.len())?;
         check_length("scratch", self.scratch_words(), scratch.len())?;
-        let mut pixels = Pixels { operator: self, input, pixel: &[] };
+        let channels = self.layer.geometry.input().channels() as i32;
+        let mut pixels = Pixels { operator: self, input, weights: self.weights, channels, pixel: &[] };
         conv::convolve(&self.layer, &mut pixels, output, scratch)
     }
 }
 
+/// What an accumulator needs, at hand: the walk's loop over channels begins anew for each pixel.
 struct Pixels<'o, 'i> {
     operator: &'o BbPointwiseConv2d<'o>,
     input: &'i [u32],
+    weights: &'o [u32],
+    channels: i32,
     pixel: &'i [u32],
 }
 
@@ -134,7 +138,7 @@ impl Accumulate for Pixels<'_, '_> {
     #[inline(always)]
     fn accumulator(&self, channel: usize) -> i32 {
         let words = self.pixel.len();
-        let filter = &self.operator.weights[channel * words..(channel + 1) * words];
-        self.operator.layer.geometry.input().channels() as i32 - 2 * differing(filter, self.pixel) as i32
+        let filter = &self.weights[channel * words..][..words];
+        self.channels - 2 * differing(filter, self.pixel) as i32
     }
 }
