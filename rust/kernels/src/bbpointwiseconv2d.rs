@@ -59,6 +59,11 @@ impl<'a> BbPointwiseConv2d<'a> {
         self.layer.output()
     }
 
+    /// Multiply-accumulates, counting taps in the padding.
+    pub fn macs(&self) -> u64 {
+        self.layer.geometry.macs()
+    }
+
     /// Whether a max-pool is fused into the convolution.
     pub fn has_pool(&self) -> bool {
         self.layer.pool.is_some()

@@ -16,6 +16,7 @@ use crate::ArgumentError;
 use crate::bbfc::Dense;
 use crate::blocks::{LANES, Line};
 use crate::error::check_length;
+use crate::shape::Shape;
 
 /// Largest `shift` of a [`Requantization`].
 pub const MAX_SHIFT: u32 = 62;
@@ -138,6 +139,16 @@ impl<'a> BbqFc<'a> {
     /// Units, the length of the output.
     pub fn units(&self) -> usize {
         self.dense.units()
+    }
+
+    /// Shape of the output: one pixel, a channel for each unit.
+    pub fn output(&self) -> &Shape {
+        self.dense.output()
+    }
+
+    /// Multiply-accumulates.
+    pub fn macs(&self) -> u64 {
+        self.dense.macs()
     }
 
     pub(crate) fn dense(&self) -> &Dense<'a> {

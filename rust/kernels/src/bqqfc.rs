@@ -72,6 +72,11 @@ impl<'a> BqqFc<'a> {
         self.input.elements()
     }
 
+    /// Multiply-accumulates.
+    pub fn macs(&self) -> u64 {
+        self.units() as u64 * self.features() as u64
+    }
+
     /// Shape of the output: one pixel, a channel for each unit.
     pub fn output(&self) -> &Shape {
         &self.output
