@@ -50,6 +50,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="CIFAR-10; default: CBIN_NN_DATA")
     parser.add_argument("--command", required=True, help="what trains it, for the card")
     parser.add_argument("--description", help="a line for the card")
+    parser.add_argument(
+        "--trained-on", help="a line for the card on the data, where it isn't one part throughout"
+    )
     parser.add_argument("--note", action="append", default=[], help="for the card; may be given again")
     parser.add_argument("--out", type=Path, default=ZOO)
     options = parser.parse_args()
@@ -67,7 +70,7 @@ def main() -> None:
     converted.save(options.out / f"{options.name}.cbn", overwrite=True)
 
     images, labels = cifar10(options.data, "train")
-    held_back = float("nan")
+    trained, held_back = len(images) - recipe.hold_back, None
     if recipe.hold_back:
         part = slice(len(images) - recipe.hold_back, None)
         held_back = float((converted.run(images[part]).argmax(axis=1) == labels[part]).mean())
@@ -85,7 +88,8 @@ def main() -> None:
         name=options.name,
         description=options.description
         or f"5x5 convolutions of 32, 32 and 64 channels, one dense layer; {FIRST[first]} first-layer weights",
-        data=f"CIFAR-10: trained on the first {50_000 - recipe.hold_back:,} training images, choices made on "
+        data=options.trained_on
+        or f"CIFAR-10: trained on the first {trained:,} training images, choices made on "
         f"the last {recipe.hold_back:,}",
         accuracy=accuracy,
         images=len(images),

@@ -455,7 +455,12 @@ def test_a_trapezoid_may_go_on_and_another_recipe_may_not(torch: Any, tmp_path: 
     Trainer(recipe, images, labels, tmp_path).run(until=1)
     longer = Trainer(recipe.replace(epochs=4), images, labels, tmp_path)
     assert longer.epoch == 1
-    longer.run()
+    with pytest.raises(InvalidArgument, match=r"another recipe \(hold_back differ\)"):
+        Trainer(recipe.replace(epochs=4, hold_back=100), images, labels, tmp_path)  # it has trained on them
+    more = Trainer(recipe.replace(epochs=4, hold_back=0), images, labels, tmp_path)
+    assert (more.epoch, longer.steps, more.steps) == (1, 5, 6)
+    more.run()
+    recipe = recipe.replace(hold_back=0)
     assert json.loads((tmp_path / "recipe.json").read_text())["epochs"] == 4
     with pytest.raises(InvalidArgument, match=r"another recipe \(lr differ\)"):
         Trainer(recipe.replace(epochs=4, lr=0.5), images, labels, tmp_path)

@@ -82,6 +82,9 @@ class Counts:
 class Stm32:
     """A chip. `Emulated` in cortexm.py says what the methods are."""
 
+    #: Why the newest fault of any chip was taken, and where: for a person, in a test that saw one.
+    newest_fault = "none"
+
     def __init__(
         self, part: Part = F746, unique: bytes = b"SIMULATED...", cycle_counter: bool = False
     ) -> None:
@@ -288,7 +291,7 @@ class Stm32:
             # Unicorn ends at a hint (YIELD, WFE, WFI) with this error, behind it: nothing is wrong.
             hint = error.errno == uc.UC_ERR_INSN_INVALID and self.read(self.register(15) - 2, 2) in HINTS
             if self.running and not hint:
-                self.enter(HARD_FAULT)
+                self._fault(f"unicorn: {error}")
         self._undo()
         if self._stopped:
             self.running = False
@@ -316,8 +319,18 @@ class Stm32:
         if number == 7:  # BKPT
             self._stopped = True
         elif self.running:
-            self.enter(HARD_FAULT)
+            self._fault(f"QEMU's exception {number}")
         engine.emu_stop()
+
+    def _fault(self, why: str) -> None:
+        registers = " ".join(f"{self.register(n):x}" for n in range(16))
+        status = self.engine.reg_read(arm.UC_ARM_REG_XPSR)
+        try:
+            code = self.read(self.register(15) - 8, 16).hex(" ", 2)
+        except MemoryFault:
+            code = "not readable"
+        Stm32.newest_fault = f"{why}; registers {registers}, xPSR {status:x}, code around it {code}"
+        self.enter(HARD_FAULT)
 
     def _breakpoint(self, engine: uc.Uc, address: int, size: int, data: Any) -> None:
         if address == self._skip:

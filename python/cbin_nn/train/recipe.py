@@ -29,7 +29,7 @@ class Recipe:
     batch: int = 100
     seed: int = 0
     #: Images at the end of the training split that are not trained on; choices are made by the accuracy
-    #: there.
+    #: there. A trapezoid's run may go on with fewer of them, until its decay has begun.
     hold_back: int = 5000
     #: "cosine"; or "trapezoid": constant, then a straight line to 0 over the last `decay` epochs, so that a
     #: run can go on for longer without having been planned to.
@@ -141,6 +141,8 @@ def _typed(name: str, value: Any, like: Any) -> Any:
 
 #: What `cbin-nn train NAME` runs.
 RECIPES = {
-    "smallcifar": Recipe(epochs=205, decay=88, distillation=0.8),
-    "smallcifar-binary": Recipe(epochs=205, decay=88, distillation=0.8, model_options={"first": "binary"}),
+    "smallcifar": Recipe(epochs=440, decay=160, distillation=0.5, temperature=1.0),
+    "smallcifar-binary": Recipe(
+        epochs=240, decay=120, distillation=0.5, temperature=1.0, model_options={"first": "binary"}
+    ),
 }

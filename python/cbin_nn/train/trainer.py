@@ -297,11 +297,15 @@ class Trainer:
         state = _read(self.checkpoint)
         before = Recipe().replace(**state["recipe"])
         changed = [k for k, v in self.recipe.to_dict().items() if before.to_dict()[k] != v]
-        # A trapezoid may go on for longer than was planned, or end sooner, until its decay has begun.
+        # A trapezoid may go on for longer than was planned, or end sooner, until its decay has begun; and
+        # images that choices were made on may join the others for the rest of it, but none may leave them.
         constant = self.recipe.schedule == "trapezoid" and state["epoch"] <= min(
             r.epochs - r.decay for r in (before, self.recipe)
         )
-        free = {"evaluate_every", "recalibrate"} | ({"epochs", "decay"} if constant else set())
+        free = {"evaluate_every", "recalibrate"}
+        if constant:
+            free |= {"epochs", "decay"}
+            free |= {"hold_back"} if self.recipe.hold_back < before.hold_back else set()
         wrong = [k for k in changed if k not in free]
         if wrong:
             raise InvalidArgument(

@@ -36,8 +36,8 @@ class Card:
     #: Test images, and how many of them get another prediction from the network in the training framework.
     images: int
     disagreements: int
-    #: Accuracy on the held-back part of the training split.
-    held_back_accuracy: float
+    #: Accuracy on the held-back part of the training split; None where the last epochs trained on all of it.
+    held_back_accuracy: float | None
     #: Fields of `cbin_nn.train.Recipe`.
     recipe: dict[str, Any]
     #: The command that trains it.
@@ -62,10 +62,12 @@ class Card:
         return {**self.__dict__, "notes": list(self.notes)}
 
     def __str__(self) -> str:
+        held_back = ""
+        if self.held_back_accuracy is not None:
+            held_back = f" ({self.held_back_accuracy:.2%} on the held-back part of the training split)"
         lines = [
             f"{PREFIX}{self.name}: {self.description}",
-            f"accuracy   {self.accuracy:.2%} on {self.images:,} test images "
-            f"({self.held_back_accuracy:.2%} on the held-back part of the training split)",
+            f"accuracy   {self.accuracy:.2%} on {self.images:,} test images{held_back}",
             f"data       {self.data}",
             f"agreement  {self.images - self.disagreements:,} of {self.images:,} predictions equal to "
             "the training framework's",
