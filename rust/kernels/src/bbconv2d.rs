@@ -60,16 +60,29 @@ impl<'a> BbConv2d<'a> {
         rules: Rules<'a>,
         pool: Option<Pool<'a>>,
     ) -> Result<Self, ArgumentError> {
+        Self::on_layer(&ConvLayer::new(geometry, rules, pool)?, padding, weights)
+    }
+
+    /// As [`new`](Self::new), for a layer that is there already.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    #[inline(always)]
+    pub fn on_layer(
+        layer: &ConvLayer<'a>,
+        padding: Padding,
+        weights: Weights<'a>,
+    ) -> Result<Self, ArgumentError> {
+        let geometry = &layer.geometry;
         let (expected, got) = match weights {
             Weights::Packed(packed) => (geometry.output().channels() * geometry.filter_words(), packed.len()),
-            Weights::Lanes(lanes) => (lane_shape(&geometry).words(), lanes.len()),
+            Weights::Lanes(lanes) => (lane_shape(geometry).words(), lanes.len()),
         };
         check_length("weights", expected, got)?;
-        let layer = ConvLayer::new(geometry, rules, pool)?;
         if let Weights::Lanes(_) = weights {
-            vertical::scratch_words(&layer, padding)?;
+            vertical::scratch_words(layer, padding)?;
         }
-        Ok(Self { layer, padding, weights })
+        Ok(Self { layer: *layer, padding, weights })
     }
 
     /// Scans the parameters: unused bits are 0, and so are the words that should be. Lengths were checked by [`new`](Self::new); whoever reads

@@ -33,6 +33,16 @@ impl<'a> BbPointwiseConv2d<'a> {
         rules: Rules<'a>,
         pool: Option<Pool<'a>>,
     ) -> Result<Self, ArgumentError> {
+        Self::on_layer(&ConvLayer::new(geometry, rules, pool)?, weights)
+    }
+
+    /// As [`new`](Self::new), for a layer that is there already.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    #[inline(always)]
+    pub fn on_layer(layer: &ConvLayer<'a>, weights: &'a [u32]) -> Result<Self, ArgumentError> {
+        let geometry = &layer.geometry;
         let window = geometry.sliding().window();
         if window.kernel != [1, 1] {
             return Err(ArgumentError::Value { argument: "kernel" });
@@ -41,7 +51,7 @@ impl<'a> BbPointwiseConv2d<'a> {
             return Err(ArgumentError::Value { argument: "padding" });
         }
         check_length("weights", geometry.output().channels() * geometry.filter_words(), weights.len())?;
-        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, weights })
+        Ok(Self { layer: *layer, weights })
     }
 
     /// Scans the parameters: unused bits are 0. Lengths were checked by [`new`](Self::new); whoever reads

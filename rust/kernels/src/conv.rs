@@ -14,9 +14,9 @@ use crate::error::check_length;
 use crate::rule::{Grid, Pool, Rules};
 use crate::shape::{Conv2dGeometry, Shape};
 
-/// The validated parts that every convolution has, whatever its accumulator.
+/// The validated parts that every convolution has, whatever its weights: shapes, rules and pool.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ConvLayer<'a> {
+pub struct ConvLayer<'a> {
     pub(crate) geometry: Conv2dGeometry,
     pub(crate) rules: Rules<'a>,
     pub(crate) pool: Option<Pool<'a>>,
@@ -24,24 +24,46 @@ pub(crate) struct ConvLayer<'a> {
 }
 
 impl<'a> ConvLayer<'a> {
-    pub(crate) fn new(
+    /// The convolution's rules and pool on the planes of `geometry`.
+    ///
+    /// # Errors
+    /// [`ArgumentError`] naming the argument that does not fit the geometry.
+    pub fn new(
         geometry: Conv2dGeometry,
         rules: Rules<'a>,
         pool: Option<Pool<'a>>,
     ) -> Result<Self, ArgumentError> {
-        let conv = *geometry.output();
-        let output = match &pool {
-            None => conv,
+        Self::of_parts(&geometry, &rules, pool.as_ref())
+    }
+
+    /// As [`new`](Self::new), for parts that stay where they are: what is passed by value lies on the stack twice.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    #[inline(always)]
+    pub fn of_parts(
+        geometry: &Conv2dGeometry,
+        rules: &Rules<'a>,
+        pool: Option<&Pool<'a>>,
+    ) -> Result<Self, ArgumentError> {
+        let conv = geometry.output();
+        let output = match pool {
+            None => *conv,
             Some(pool) => {
                 let sliding = pool.sliding();
                 Shape::new(sliding.output_height(), sliding.output_width(), conv.channels())?
             }
         };
-        rules.check(&conv, &output)?;
-        if let Some(pool) = &pool {
-            pool.check(&conv, &output)?;
+        rules.check(conv, &output)?;
+        if let Some(pool) = pool {
+            pool.check(conv, &output)?;
         }
-        Ok(Self { geometry, rules, pool, output })
+        Ok(Self { geometry: *geometry, rules: *rules, pool: pool.copied(), output })
+    }
+
+    /// Shapes and window, without the pool.
+    pub fn geometry(&self) -> &Conv2dGeometry {
+        &self.geometry
     }
 
     /// Scans rules and pool for set padding bits.
@@ -51,7 +73,7 @@ impl<'a> ConvLayer<'a> {
     }
 
     /// Shape of the packed output, after the pool where there is one.
-    pub(crate) fn output(&self) -> &Shape {
+    pub fn output(&self) -> &Shape {
         &self.output
     }
 

@@ -84,18 +84,33 @@ impl<'a> QbConv2d<'a> {
         rules: Rules<'a>,
         pool: Option<Pool<'a>>,
     ) -> Result<Self, ArgumentError> {
+        Self::on_layer(&ConvLayer::new(geometry, rules, pool)?, affine, &[], weights)
+    }
+
+    /// As [`new`](Self::new) and [`with_channel_adds`](Self::with_channel_adds), for a layer that is there already.
+    ///
+    /// # Errors
+    /// As theirs.
+    #[inline(always)]
+    pub fn on_layer(
+        layer: &ConvLayer<'a>,
+        affine: Affine,
+        channel_adds: &'a [i32],
+        weights: Weights<'a>,
+    ) -> Result<Self, ArgumentError> {
+        let geometry = &layer.geometry;
         let filters = geometry.output().channels();
         match weights {
             Weights::Packed(packed) => {
                 check_length("weights", filters * geometry.filter_words(), packed.len())?;
             }
             Weights::ByteMask(masks) => {
-                let words = Weights::byte_mask_words(&geometry);
+                let words = Weights::byte_mask_words(geometry);
                 check_length("weights", filters * words, masks.len())?;
             }
         }
-        affine.check(&[], &geometry, 1)?;
-        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, affine, channel_adds: &[], weights })
+        affine.check(channel_adds, geometry, 1)?;
+        Ok(Self { layer: *layer, affine, channel_adds, weights })
     }
 
     /// Gives each input channel an offset of its own, in place of `affine.add`, which is 0: an input byte q

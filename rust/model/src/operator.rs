@@ -1,6 +1,5 @@
 //! From an operator record to a kernel: which constants an operator takes, and how it runs.
 
-use cbin_nn_kernels::ArgumentError;
 use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding};
 use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
 use cbin_nn_kernels::bbfc::{BbFc, Dense};
@@ -9,9 +8,10 @@ use cbin_nn_kernels::bbqfc::{BbqFc, Requantization};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
 use cbin_nn_kernels::bqqfc::BqqFc;
 use cbin_nn_kernels::qbconv2d::{self, Affine, QbConv2d};
-use cbin_nn_kernels::qqconv2d::QqConv2d;
+use cbin_nn_kernels::qqconv2d::{self, QqConv2d};
 use cbin_nn_kernels::rule::{Grid, Pool, Rules};
-use cbin_nn_kernels::shape::{Conv2dGeometry, Shape};
+use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Sliding};
+use cbin_nn_kernels::{ArgumentError, ConvLayer};
 
 use crate::format::{
     CONSTANTS, DType, FLAG_ONE_PADDING, Kind, Layout, NONE, OperatorRecord, Place, TensorRecord,
@@ -215,7 +215,8 @@ pub(crate) fn check(model: &Model<'_>, index: usize, dtype: DType) -> Result<Che
     of_kind!(kind, check((&parser, dtype)), Err(parser.absent()))
 }
 
-/// Runs operator `index` of a checked model: on the stack is that family's struct, and nothing of the others.
+/// Runs operator `index` of a checked model. Little is on the stack beside the family's struct: what parses it and
+/// what runs it are functions of their own.
 pub(crate) fn run(model: &Model<'_>, index: usize, io: Io<'_>) -> Option<()> {
     #[inline(never)]
     fn run<'a, T: Family<'a>>((parser, io): (&Parser<'_, 'a>, Io<'_>)) -> Option<()> {
@@ -259,18 +260,17 @@ macro_rules! by_dtype {
 impl<'a> Family<'a> for QbConv2d<'a> {
     #[inline(never)]
     fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
-        let (geometry, weights) = parser.convolution(DType::U8)?;
+        let layer = parser.layer(DType::U8);
+        let layer = in_place(&layer)?;
+        let weights = parser.constant(slot::WEIGHTS, "weights")?;
         let words = parser.elements(weights, DType::Bits, "weights")?;
         let weights = match weights.layout() {
             Layout::ByteMask => qbconv2d::Weights::ByteMask(words),
             Layout::Canonical => qbconv2d::Weights::Packed(words),
             Layout::Lanes => return Err(parser.wrong("weights")),
         };
-        let (rules, pool) = parser.tail(&geometry)?;
-        let adds = parser.channel_adds(geometry.input().channels())?;
-        QbConv2d::new(geometry, parser.affine(), weights, rules, pool)
-            .and_then(|operator| operator.with_channel_adds(adds))
-            .map_err(|error| parser.argument(error))
+        let adds = parser.channel_adds(layer.geometry().input().channels())?;
+        QbConv2d::on_layer(layer, parser.affine(), adds, weights).map_err(|error| parser.argument(error))
     }
 
     fn output(&self) -> &Shape {
@@ -293,6 +293,7 @@ impl<'a> Family<'a> for QbConv2d<'a> {
         Self::check_contents(self)
     }
 
+    #[inline(never)]
     fn run(&self, io: Io<'_>) -> Option<()> {
         let (window, rest) = parted(io.scratch, self.window_words(), self.scratch_words())?;
         self.optimized(io.input, elements(io.output)?, window, rest).ok()
@@ -307,18 +308,16 @@ impl<'a> Family<'a> for QbConv2d<'a> {
 impl<'a> Family<'a> for QqConv2d<'a> {
     #[inline(never)]
     fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
-        let (geometry, weights) = parser.convolution(DType::U8)?;
-        let (rules, pool) = parser.tail(&geometry)?;
-        let adds = parser.channel_adds(geometry.input().channels())?;
-        if weights.dtype() == DType::I16 {
-            let weights = parser.canonical(weights, DType::I16, "weights")?;
-            QqConv2d::new_wide(geometry, parser.affine(), weights, rules, pool)
+        let layer = parser.layer(DType::U8);
+        let layer = in_place(&layer)?;
+        let weights = parser.constant(slot::WEIGHTS, "weights")?;
+        let adds = parser.channel_adds(layer.geometry().input().channels())?;
+        let weights = if weights.dtype() == DType::I16 {
+            qqconv2d::Weights::Wide(parser.canonical(weights, DType::I16, "weights")?)
         } else {
-            let weights = parser.canonical(weights, DType::I8, "weights")?;
-            QqConv2d::new(geometry, parser.affine(), weights, rules, pool)
-        }
-        .and_then(|operator| operator.with_channel_adds(adds))
-        .map_err(|error| parser.argument(error))
+            qqconv2d::Weights::Byte(parser.canonical(weights, DType::I8, "weights")?)
+        };
+        QqConv2d::on_layer(layer, parser.affine(), adds, weights).map_err(|error| parser.argument(error))
     }
 
     fn output(&self) -> &Shape {
@@ -341,6 +340,7 @@ impl<'a> Family<'a> for QqConv2d<'a> {
         Self::check_contents(self)
     }
 
+    #[inline(never)]
     fn run(&self, io: Io<'_>) -> Option<()> {
         let (window, rest) = parted(io.scratch, self.window_words(), self.scratch_words())?;
         self.optimized(io.input, elements(io.output)?, window, rest).ok()
@@ -355,16 +355,16 @@ impl<'a> Family<'a> for QqConv2d<'a> {
 impl<'a> Family<'a> for BbConv2d<'a> {
     #[inline(never)]
     fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
-        let (geometry, weights) = parser.convolution(DType::Bits)?;
+        let layer = parser.layer(DType::Bits);
+        let layer = in_place(&layer)?;
+        let weights = parser.constant(slot::WEIGHTS, "weights")?;
         let words = parser.elements(weights, DType::Bits, "weights")?;
         let weights = match weights.layout() {
             Layout::Lanes => bbconv2d::Weights::Lanes(words),
             Layout::Canonical => bbconv2d::Weights::Packed(words),
             Layout::ByteMask => return Err(parser.wrong("weights")),
         };
-        let (rules, pool) = parser.tail(&geometry)?;
-        BbConv2d::new(geometry, parser.padding(), weights, rules, pool)
-            .map_err(|error| parser.argument(error))
+        BbConv2d::on_layer(layer, parser.padding(), weights).map_err(|error| parser.argument(error))
     }
 
     fn output(&self) -> &Shape {
@@ -387,6 +387,7 @@ impl<'a> Family<'a> for BbConv2d<'a> {
         Self::check_contents(self)
     }
 
+    #[inline(never)]
     fn run(&self, io: Io<'_>) -> Option<()> {
         let (window, rest) = parted(io.scratch, self.list_words(), self.scratch_words())?;
         self.optimized(words(io.input)?, elements(io.output)?, window, rest).ok()
@@ -401,10 +402,11 @@ impl<'a> Family<'a> for BbConv2d<'a> {
 impl<'a> Family<'a> for BbPointwiseConv2d<'a> {
     #[inline(never)]
     fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
-        let (geometry, weights) = parser.convolution(DType::Bits)?;
+        let layer = parser.layer(DType::Bits);
+        let layer = in_place(&layer)?;
+        let weights = parser.constant(slot::WEIGHTS, "weights")?;
         let words = parser.canonical(weights, DType::Bits, "weights")?;
-        let (rules, pool) = parser.tail(&geometry)?;
-        BbPointwiseConv2d::new(geometry, words, rules, pool).map_err(|error| parser.argument(error))
+        BbPointwiseConv2d::on_layer(layer, words).map_err(|error| parser.argument(error))
     }
 
     fn output(&self) -> &Shape {
@@ -427,6 +429,7 @@ impl<'a> Family<'a> for BbPointwiseConv2d<'a> {
         Self::check_contents(self)
     }
 
+    #[inline(never)]
     fn run(&self, io: Io<'_>) -> Option<()> {
         let scratch = io.scratch.get_mut(..self.scratch_words())?;
         self.optimized(words(io.input)?, elements(io.output)?, scratch).ok()
@@ -441,11 +444,11 @@ impl<'a> Family<'a> for BbPointwiseConv2d<'a> {
 impl<'a> Family<'a> for BbDepthwiseConv2d<'a> {
     #[inline(never)]
     fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
-        let (geometry, weights) = parser.convolution(DType::Bits)?;
+        let layer = parser.layer(DType::Bits);
+        let layer = in_place(&layer)?;
+        let weights = parser.constant(slot::WEIGHTS, "weights")?;
         let words = parser.canonical(weights, DType::Bits, "weights")?;
-        let (rules, pool) = parser.tail(&geometry)?;
-        BbDepthwiseConv2d::new(geometry, parser.padding(), words, rules, pool)
-            .map_err(|error| parser.argument(error))
+        BbDepthwiseConv2d::on_layer(layer, parser.padding(), words).map_err(|error| parser.argument(error))
     }
 
     fn output(&self) -> &Shape {
@@ -468,6 +471,7 @@ impl<'a> Family<'a> for BbDepthwiseConv2d<'a> {
         Self::check_contents(self)
     }
 
+    #[inline(never)]
     fn run(&self, io: Io<'_>) -> Option<()> {
         let scratch = io.scratch.get_mut(..self.scratch_words())?;
         self.optimized(words(io.input)?, elements(io.output)?, scratch).ok()
@@ -619,6 +623,12 @@ fn parted(scratch: &mut [u32], window: usize, rest: usize) -> Option<(&mut [[u8;
     Some((bytemuck::cast_slice_mut(window), after.get_mut(..rest)?))
 }
 
+/// What there is, where it is: `?` on the result itself would move it, and the structs of operators are large for a
+/// small stack.
+fn in_place<T>(result: &Result<T, FormatError>) -> Result<&T, FormatError> {
+    result.as_ref().map_err(|error| *error)
+}
+
 /// The parts of a model that one operator's parser needs.
 pub(crate) struct Parser<'m, 'a> {
     model: &'m Model<'a>,
@@ -751,16 +761,12 @@ impl<'m, 'a> Parser<'m, 'a> {
         self.elements(tensor, dtype, field)
     }
 
-    /// The geometry and the weights of a convolution of activations of type `dtype`.
-    fn convolution(&self, dtype: DType) -> Result<(Conv2dGeometry, &'a TensorRecord), FormatError> {
+    /// The geometry of a convolution of activations of type `dtype` whose weights have shape `[O, H, W, I]`, or `[1, H, W, C]` where it is
+    /// depthwise.
+    #[inline(never)]
+    fn geometry(&self, dtype: DType) -> Result<Conv2dGeometry, FormatError> {
         let input = self.input(dtype)?;
         let weights = self.constant(slot::WEIGHTS, "weights")?;
-        Ok((self.geometry(input, weights)?, weights))
-    }
-
-    /// The geometry of a convolution whose weights have shape `[O, H, W, I]`, or `[1, H, W, C]` where it is
-    /// depthwise.
-    fn geometry(&self, input: Shape, weights: &TensorRecord) -> Result<Conv2dGeometry, FormatError> {
         let [filters, height, width, channels] = weights.shape.map(|d| d as usize);
         let window = self.record.window;
         let filters = match self.record.kind == Kind::BbDepthwiseConv2d.code() {
@@ -810,33 +816,50 @@ impl<'m, 'a> Parser<'m, 'a> {
         Rules::new(grid, conv.channels(), lo, hi, flip).map_err(|e| self.argument(e))
     }
 
-    /// The rules of a convolution, and its fused pool where the record has one.
-    fn tail(&self, geometry: &Conv2dGeometry) -> Result<(Rules<'a>, Option<Pool<'a>>), FormatError> {
+    /// What a convolution of activations of type `dtype` is beside its weights, whose shape is checked.
+    #[inline(never)]
+    fn layer(&self, dtype: DType) -> Result<ConvLayer<'a>, FormatError> {
         let record = self.record;
+        let geometry = self.geometry(dtype);
+        let geometry = in_place(&geometry)?;
         let conv = geometry.output();
-        let veto = [0, 1, 2].map(|part| record.constants[slot::VETO_LO + part] != NONE);
-        if record.pool == WindowRecord::default_zero() {
-            if veto != [false; 3] || record.constants[slot::INVERT] != NONE || record.veto_grid != 0 {
-                return Err(self.wrong("pool"));
-            }
-            return Ok((self.rules(slot::LO, record.rule_grid, conv, conv)?, None));
+        let has_pool = record.pool != WindowRecord::default_zero();
+        let has_veto = record.constants[slot::VETO_LO..][..3].iter().any(|&part| part != NONE);
+        if !has_pool && (has_veto || record.constants[slot::INVERT] != NONE) {
+            return Err(self.wrong("pool"));
         }
-        let bare = Pool::new(conv, record.pool.into(), None, None).map_err(|e| self.argument(e))?;
-        let sliding = bare.sliding();
-        let output = Shape::new(sliding.output_height(), sliding.output_width(), conv.channels())
-            .map_err(|e| self.argument(e))?;
-        let rules = self.rules(slot::LO, record.rule_grid, conv, &output)?;
-        let veto = if veto == [false; 3] {
-            if record.veto_grid != 0 {
-                return Err(self.wrong("veto_grid"));
-            }
-            None
+        if !has_veto && record.veto_grid != 0 {
+            return Err(self.wrong(if has_pool { "veto_grid" } else { "pool" }));
+        }
+        let output = if has_pool { self.pooled(conv)? } else { *conv };
+        let rules = self.rules(slot::LO, record.rule_grid, conv, &output);
+        let rules = in_place(&rules)?;
+        let pool = if has_pool { Some(self.pool(has_veto, conv, &output)) } else { None };
+        let pool = match &pool {
+            Some(pool) => Some(in_place(pool)?),
+            None => None,
+        };
+        ConvLayer::of_parts(geometry, rules, pool).map_err(|e| self.argument(e))
+    }
+
+    /// The fused pool of a convolution with the plane `conv`.
+    #[inline(never)]
+    fn pool(&self, has_veto: bool, conv: &Shape, output: &Shape) -> Result<Pool<'a>, FormatError> {
+        let veto = if has_veto {
+            Some(self.rules(slot::VETO_LO, self.record.veto_grid, conv, output)?)
         } else {
-            Some(self.rules(slot::VETO_LO, record.veto_grid, conv, &output)?)
+            None
         };
         let invert = self.pixel_bits(slot::INVERT, "invert", conv.channels())?;
-        let pool = Pool::new(conv, record.pool.into(), veto, invert).map_err(|e| self.argument(e))?;
-        Ok((rules, Some(pool)))
+        Pool::new(conv, self.record.pool.into(), veto, invert).map_err(|e| self.argument(e))
+    }
+
+    /// The shape of the convolution's plane `conv` after the record's pool.
+    #[inline(never)]
+    fn pooled(&self, conv: &Shape) -> Result<Shape, FormatError> {
+        let pool = Sliding::new(conv.height(), conv.width(), self.record.pool.into());
+        pool.and_then(|pool| Shape::new(pool.output_height(), pool.output_width(), conv.channels()))
+            .map_err(|e| self.argument(e))
     }
 
     /// The offset of each input channel, or an empty slice where the record has none.
