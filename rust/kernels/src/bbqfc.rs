@@ -101,9 +101,14 @@ impl<'a> Requantization<'a> {
     /// The output of `unit` for an accumulator.
     #[inline]
     pub fn apply<T: Output>(&self, unit: usize, acc: i32) -> T {
+        T::saturate(self.rounded(unit, acc))
+    }
+
+    /// One copy for all types of output.
+    fn rounded(&self, unit: usize, acc: i32) -> i64 {
         let above = !self.knee.is_empty() && acc >= self.knee[unit];
         let at = if above { self.units() + unit } else { unit };
-        T::saturate(round_half_even(i64::from(acc) * self.mul[at] + self.add[at], self.shift))
+        round_half_even(i64::from(acc) * self.mul[at] + self.add[at], self.shift)
     }
 }
 
