@@ -4,7 +4,7 @@
 //! total: each request in each state has an answer, and a refused request changes nothing (a
 //! refused `OpenModel` closes the model that was open).
 
-use cbin_nn_model::Model;
+use cbin_nn_model::{FormatError, Model};
 use cbin_nn_protocol::{
     BoardError, COUNT_BYTES, Hello, MAX_CHUNK_BYTES, Opened, Ran, Request, Response, VERSION, decode, unframe,
 };
@@ -173,7 +173,10 @@ impl<B: Board> Runner<B> {
             .memory
             .model(bytes)
             .map_err(|available| BoardError::ModelTooLarge { needed: bytes, available })?;
-        let model = Model::new_checked(bytes).map_err(|error| BoardError::BadModel { code: error.code() })?;
+        let model = Model::new_checked(bytes).map_err(|error| match error {
+            FormatError::NotBuilt { index } => BoardError::OperatorNotBuilt { index: word(index) },
+            error => BoardError::BadModel { code: error.code() },
+        })?;
         let words = self.memory.workspace.len();
         let carved = Carved::new(&model, words).map_err(|needed| BoardError::ArenaTooSmall {
             needed: word(needed.saturating_mul(4)),

@@ -226,10 +226,11 @@ impl<'a> BbConv2d<'a> {
         check_length("list", self.list_words(), list.len())?;
         check_length("scratch", self.scratch_words(), scratch.len())?;
         let weights = match self.weights {
-            Weights::Packed(packed) => packed,
-            Weights::Lanes(lanes) => {
+            Weights::Packed(packed) if cfg!(feature = "bbconv2d-canonical") => packed,
+            Weights::Lanes(lanes) if cfg!(feature = "bbconv2d-lanes") => {
                 return vertical::convolve(&self.layer, self.padding, lanes, input, output, list, scratch);
             }
+            _ => return Err(ArgumentError::Value { argument: "weights layout" }),
         };
         let (window, rest) = scratch.split_at_mut(geometry.filter_words());
         let (inside, veto) = rest.split_at_mut(geometry.filter_words());

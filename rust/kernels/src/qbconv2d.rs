@@ -247,11 +247,14 @@ impl<'a> QbConv2d<'a> {
         check_length("window", self.window_words(), window.len())?;
         check_length("scratch", self.scratch_words(), scratch.len())?;
         match self.weights {
-            Weights::Packed(_) => {
+            Weights::Packed(_) if cfg!(feature = "qbconv2d-canonical") => {
                 let mut direct = Direct { operator: self, input, at: (0, 0) };
                 conv::convolve(&self.layer, &mut direct, output, scratch)
             }
-            Weights::ByteMask(masks) => self.masked(masks).convolve(input, output, window, scratch),
+            Weights::ByteMask(masks) if cfg!(feature = "qbconv2d-byte-mask") => {
+                self.masked(masks).convolve(input, output, window, scratch)
+            }
+            _ => Err(ArgumentError::Value { argument: "weights layout" }),
         }
     }
 }

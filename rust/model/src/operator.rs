@@ -265,9 +265,10 @@ impl<'a> Family<'a> for QbConv2d<'a> {
         let weights = parser.constant(slot::WEIGHTS, "weights")?;
         let words = parser.elements(weights, DType::Bits, "weights")?;
         let weights = match weights.layout() {
-            Layout::ByteMask => qbconv2d::Weights::ByteMask(words),
-            Layout::Canonical => qbconv2d::Weights::Packed(words),
+            Layout::ByteMask if cfg!(feature = "qbconv2d-byte-mask") => qbconv2d::Weights::ByteMask(words),
+            Layout::Canonical if cfg!(feature = "qbconv2d-canonical") => qbconv2d::Weights::Packed(words),
             Layout::Lanes => return Err(parser.wrong("weights")),
+            _ => return Err(parser.absent()),
         };
         let adds = parser.channel_adds(layer.geometry().input().channels())?;
         QbConv2d::on_layer(layer, parser.affine(), adds, weights).map_err(|error| parser.argument(error))
@@ -360,9 +361,10 @@ impl<'a> Family<'a> for BbConv2d<'a> {
         let weights = parser.constant(slot::WEIGHTS, "weights")?;
         let words = parser.elements(weights, DType::Bits, "weights")?;
         let weights = match weights.layout() {
-            Layout::Lanes => bbconv2d::Weights::Lanes(words),
-            Layout::Canonical => bbconv2d::Weights::Packed(words),
+            Layout::Lanes if cfg!(feature = "bbconv2d-lanes") => bbconv2d::Weights::Lanes(words),
+            Layout::Canonical if cfg!(feature = "bbconv2d-canonical") => bbconv2d::Weights::Packed(words),
             Layout::ByteMask => return Err(parser.wrong("weights")),
+            _ => return Err(parser.absent()),
         };
         BbConv2d::on_layer(layer, parser.padding(), weights).map_err(|error| parser.argument(error))
     }
