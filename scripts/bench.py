@@ -1,11 +1,11 @@
 """Instructions by layer on the emulated Cortex-M7, and the memory that goes with them: bench.py
 [--record].
 
-Prints two tables, for SmallCifar as it was trained (also on a runner with its operators alone), for a SmallCifar with random weights whose
-activations are half +1 (the cost of vertical counters follows how many bits are set), and for single
-layers of many shapes. With `--record` they are kept as bench/record/DATE.json; `tests/test_bench.py`
-measures again and fails where a layer takes 2 % more than in the latest record. Counts are exact to 40
-instructions and the same on every machine. They are no cycles.
+Prints two tables, for SmallCifar as it was trained (also on a runner with its operators alone), for a
+SmallCifar with random weights whose activations are half +1 (the cost of vertical counters follows how many
+bits are set), and for single layers of many shapes. With `--record` they are kept as bench/record/DATE.json;
+`tests/test_bench.py` measures again and fails where a layer, the stack or the code takes 2 % more than in the
+latest record. Counts are exact to 40 instructions and the same on every machine. They are no cycles.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A runner with the operators of one model alone: trimmed_firmware.py MODEL [--board BOARD] [--output FOLDER].
+"""A runner with the operators of one model: trimmed_firmware.py MODEL [--board BOARD] [--output FOLDER].
 
-Reads which operators the model has, and in which layout their weights are, builds the board's runner with the
-Cargo features of the same names, and puts it into FOLDER (build/trimmed) as BOARD.elf. With CBIN_NN_RUNNERS set
-to that folder the package deploys with it; a model that needs more is refused by the board, with the layer's
-name. What it saves is printed. The Rust toolchain must be there (`make firmware` says how).
+Reads which operators the model has, and in which layout their weights are, builds the board's runner with
+the Cargo features of the same names, and puts it into FOLDER (build/trimmed) as BOARD.elf. With
+CBIN_NN_RUNNERS set to that folder the package deploys with it; a model that needs more is refused by the
+board, with the layer's name. What it saves is printed. It needs Rust (https://rustup.rs).
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from conftest import ROOT, require
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import trimmed_firmware
-from elftools.elf.elffile import ELFFile
 
 
 @pytest.fixture(scope="module")
