@@ -836,7 +836,14 @@ impl<'m, 'a> Parser<'m, 'a> {
         let output = if has_pool { self.pooled(conv)? } else { *conv };
         let rules = self.rules(slot::LO, record.rule_grid, conv, &output);
         let rules = in_place(&rules)?;
-        let pool = if has_pool { Some(self.pool(has_veto, conv, &output)) } else { None };
+        let veto =
+            if has_veto { Some(self.rules(slot::VETO_LO, record.veto_grid, conv, &output)) } else { None };
+        let veto = match &veto {
+            Some(veto) => Some(in_place(veto)?),
+            None => None,
+        };
+        let invert = self.pixel_bits(slot::INVERT, "invert", conv.channels())?;
+        let pool = if has_pool { Some(self.pool(conv, veto, invert)) } else { None };
         let pool = match &pool {
             Some(pool) => Some(in_place(pool)?),
             None => None,
@@ -844,16 +851,15 @@ impl<'m, 'a> Parser<'m, 'a> {
         ConvLayer::of_parts(geometry, rules, pool).map_err(|e| self.argument(e))
     }
 
-    /// The fused pool of a convolution with the plane `conv`.
+    /// The record's pool on the convolution's plane `conv`.
     #[inline(never)]
-    fn pool(&self, has_veto: bool, conv: &Shape, output: &Shape) -> Result<Pool<'a>, FormatError> {
-        let veto = if has_veto {
-            Some(self.rules(slot::VETO_LO, self.record.veto_grid, conv, output)?)
-        } else {
-            None
-        };
-        let invert = self.pixel_bits(slot::INVERT, "invert", conv.channels())?;
-        Pool::new(conv, self.record.pool.into(), veto, invert).map_err(|e| self.argument(e))
+    fn pool(
+        &self,
+        conv: &Shape,
+        veto: Option<&Rules<'a>>,
+        invert: Option<&'a [u32]>,
+    ) -> Result<Pool<'a>, FormatError> {
+        Pool::new(conv, self.record.pool.into(), veto.copied(), invert).map_err(|e| self.argument(e))
     }
 
     /// The shape of the convolution's plane `conv` after the record's pool.
