@@ -88,7 +88,7 @@ def test_every_file_of_the_zoo_belongs_to_a_card() -> None:
 def test_the_papers_network_ships() -> None:
     card = zoo.card("smallcifar")
     assert card.images == 10_000 and card.disagreements <= 10
-    assert card.accuracy > 0.76  # Measured: 76.33 %.
+    assert card.accuracy > 0.78  # Measured: 78.40 %.
 
 
 @pytest.mark.parametrize("name", zoo.names())
