@@ -59,12 +59,12 @@ def code_bytes(elf: Path) -> int:
 def main() -> None:
     """Build, and say what it saves."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help=".cbn, or a file that cbin_nn.convert reads")
+    parser.add_argument("model", help=".cbn, zoo:NAME, or a file that cbin_nn.convert reads")
     boards = sorted(path.name for path in (ROOT / "firmware" / "boards").iterdir() if path.is_dir())
     parser.add_argument("--board", choices=boards, default="qemu-mps2-an500")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "trimmed", help="folder of the image")
     arguments = parser.parse_args()
-    converted = arguments.model.suffix == ".cbn"
+    converted = arguments.model.endswith(".cbn") or arguments.model.startswith("zoo:")
     model = cbin_nn.load(arguments.model) if converted else cbin_nn.convert(arguments.model)
     names = features(model)
     elf = build(arguments.board, names, arguments.output)
