@@ -54,6 +54,11 @@ python/cbin_nn/runners/%.elf: $(firmware_sources)
 .PHONY: firmware
 firmware: $(RUNNERS) ## Build the runner image of every board
 
+.PHONY: trimmed
+trimmed: MODEL = tests/fixtures/smallcifar.h5
+trimmed: $(NATIVE) ## A runner with one model's operators, in build/trimmed/: make trimmed MODEL=... BOARD=...
+	$(BIN)/python scripts/trimmed_firmware.py $(MODEL) --board $(BOARD)
+
 .PHONY: emulator
 emulator:
 	@scripts/emulator.sh

@@ -1,11 +1,11 @@
 """Instructions by layer on the emulated Cortex-M7, and the memory that goes with them: bench.py
 [--record].
 
-Prints two tables, for SmallCifar as it was trained, for a SmallCifar with random weights whose
-activations are half +1 (the cost of vertical counters follows how many bits are set), and for single
-layers of many shapes. With `--record` they are kept as bench/record/DATE.json; `tests/test_bench.py`
-measures again and fails where a layer takes 2 % more than in the latest record. Counts are exact to 40
-instructions and the same on every machine. They are no cycles.
+Prints two tables, for SmallCifar as it was trained (also on a runner with its operators alone), for a
+SmallCifar with random weights whose activations are half +1 (the cost of vertical counters follows how many
+bits are set), and for single layers of many shapes. With `--record` they are kept as bench/record/DATE.json;
+`tests/test_bench.py` measures again and fails where a layer, the stack or the code takes 2 % more than in the
+latest record. Counts are exact to 40 instructions and the same on every machine. They are no cycles.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cbin_nn
 import numpy as np
+import trimmed_firmware
 from cbin_nn import _native
 from cbin_nn.images import draw_images
 from cbin_nn.layouts import choose_layouts
@@ -164,12 +168,21 @@ def run(model: Model, count: int) -> dict[str, Any]:
     }
 
 
+def run_trimmed(model: Model, count: int) -> dict[str, Any]:
+    """As `run`, on a runner with the operators of the model alone."""
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, CBIN_NN_RUNNERS=folder):
+        trimmed_firmware.build(BOARD, trimmed_firmware.features(model), Path(folder))
+        return run(model, count)
+
+
 def measure() -> dict[str, Any]:
     """Everything that is recorded: name of a network or layer -> counts and sizes."""
     lowered = half_dense()
     chosen = choose_layouts(lowered, densities(lowered, build(lowered)))
+    trained = cbin_nn.convert(ROOT / "tests/fixtures/smallcifar.h5")
     results = {
-        "SmallCifar, trained": run(cbin_nn.convert(ROOT / "tests/fixtures/smallcifar.h5"), IMAGES),
+        "SmallCifar, trained": run(trained, IMAGES),
+        "SmallCifar, trimmed runner": run_trimmed(trained, IMAGES),
         "SmallCifar, half-dense": run(build(chosen), IMAGES),
     }
     for name, layer in layers():

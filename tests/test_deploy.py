@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import cbin_nn
+import cbin_nn.data
+import cbin_nn.zoo
 import numpy as np
 import pytest
 from cbin_nn.errors import BoardError, InvalidArgument
@@ -55,6 +57,17 @@ def test_instructions_repeat_exactly_and_add_up(model: cbin_nn.Model) -> None:
     assert all(layer["instructions"] > 0 for layer in value["layers"])
     # The timer ticks every 40 instructions.
     assert not (first.counts % 40).any()
+
+
+@pytest.mark.parametrize("name", [*(f"zoo:{name}" for name in cbin_nn.zoo.names()), "smallcifar.h5"])
+def test_a_thousand_images_of_cifar10_agree_byte_for_byte(
+    name: str, fixtures: Path, cifar10_folder: Path
+) -> None:
+    images, labels = cbin_nn.data.cifar10(cifar10_folder)
+    model = cbin_nn.load(name) if name.startswith("zoo:") else cbin_nn.convert(fixtures / name)
+    report = model.bench(BOARD, images[:1000], labels=labels[:1000])
+    assert (report.images, report.agree, report.differing_bytes) == (1000, 1000, 0)
+    assert report.accuracy == (model.run(images[:1000]).argmax(axis=1) == labels[:1000]).mean()
 
 
 def test_memory_is_reported_in_full(model: cbin_nn.Model) -> None:

@@ -37,6 +37,7 @@ class OperatorInfo:
     constant_bytes: int
     macs: int
     fused_pool: bool
+    weights_layout: str | None
 
 @final
 class Model:

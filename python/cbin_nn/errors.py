@@ -22,6 +22,7 @@ __all__ = [
     "ModelFileError",
     "ModelTooLarge",
     "NoModelOnBoard",
+    "OperatorNotBuilt",
     "OutputError",
     "ProbeError",
     "ProbeLost",
@@ -95,6 +96,10 @@ class ModelTooLarge(BoardError):
     """The model does not fit the board's flash or RAM; nothing was written to the board."""
 
 
+class OperatorNotBuilt(BoardError):
+    """The board's runner was trimmed to other operators than the model's; the message names the layer."""
+
+
 class NoModelOnBoard(BoardError):
     """The board holds no model, or one that is damaged or was not written to its end."""
 
@@ -152,6 +157,7 @@ _BOARD_ERRORS: dict[str, type[CbinError]] = {
     "no-model": NoModelOnBoard,
     "no-probe": ProbeNotFound,
     "not-ready": BoardNotReady,
+    "operator-not-built": OperatorNotBuilt,
     "probe-failed": ProbeError,
     "probe-lost": ProbeLost,
     "probe-not-found": ProbeNotFound,

@@ -4,7 +4,7 @@
 //! total: each request in each state has an answer, and a refused request changes nothing (a
 //! refused `OpenModel` closes the model that was open).
 
-use cbin_nn_model::Model;
+use cbin_nn_model::{FormatError, Model};
 use cbin_nn_protocol::{
     BoardError, COUNT_BYTES, Hello, MAX_CHUNK_BYTES, Opened, Ran, Request, Response, VERSION, decode, unframe,
 };
@@ -12,7 +12,8 @@ use cortex_m::interrupt;
 
 use crate::memory::{Memory, word};
 use crate::span::Spans;
-use crate::{Board, stack, transport};
+use crate::transport::{self, Sender};
+use crate::{Board, stack};
 
 /// Sets the board up and answers the host for ever.
 ///
@@ -35,12 +36,31 @@ pub fn serve<B: Board>(set_up: impl FnOnce() -> B) -> ! {
         let frame = receiver.receive(|polls| runner.spans.board.idle(polls));
         let request =
             frame.and_then(|frame| unframe(frame).and_then(decode).map_err(|_| BoardError::BadFrame));
-        let response = match request.and_then(|request| runner.handle(request)) {
-            Ok(response) => response,
-            Err(error) => Response::Error(error),
-        };
-        sender.send(&response);
+        match request {
+            // By itself, so that no answer to another request lies on the stack under a run.
+            Ok(Request::Run) => {
+                let ran = runner.run();
+                reply_ran(&mut sender, ran);
+            }
+            request => answer(&mut runner, &mut sender, request),
+        }
     }
+}
+
+/// Handles a request that is not [`Request::Run`].
+#[inline(never)]
+fn answer<B: Board>(runner: &mut Runner<B>, sender: &mut Sender, request: Result<Request<'_>, BoardError>) {
+    reply(sender, request.and_then(|request| runner.handle(request)));
+}
+
+#[inline(never)]
+fn reply_ran(sender: &mut Sender, ran: Result<Ran, BoardError>) {
+    reply(sender, ran.map(Response::Ran));
+}
+
+#[inline(never)]
+fn reply(sender: &mut Sender, response: Result<Response<'_>, BoardError>) {
+    sender.send(&response.unwrap_or_else(Response::Error));
 }
 
 /// The state between requests.
@@ -173,7 +193,10 @@ impl<B: Board> Runner<B> {
             .memory
             .model(bytes)
             .map_err(|available| BoardError::ModelTooLarge { needed: bytes, available })?;
-        let model = Model::new_checked(bytes).map_err(|error| BoardError::BadModel { code: error.code() })?;
+        let model = Model::new_checked(bytes).map_err(|error| match error {
+            FormatError::NotBuilt { index } => BoardError::OperatorNotBuilt { index: word(index) },
+            error => BoardError::BadModel { code: error.code() },
+        })?;
         let words = self.memory.workspace.len();
         let carved = Carved::new(&model, words).map_err(|needed| BoardError::ArenaTooSmall {
             needed: word(needed.saturating_mul(4)),

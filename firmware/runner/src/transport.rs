@@ -59,12 +59,20 @@ pub fn start() -> (Receiver, Sender) {
 }
 
 impl Receiver {
+    /// Moves what follows the first `count` bytes to the beginning. That is hardly ever anything, since the host waits
+    /// for each answer: by exchanging bytes, this takes a few instructions of code and `memmove` 1.6 KB.
+    fn discard(&mut self, count: usize) {
+        self.filled -= count;
+        for at in 0..self.filled {
+            self.frame.swap(at, at + count);
+        }
+    }
+
     /// Waits for the next frame that is not empty; its terminating zero is included.
     ///
     /// `idle` is called whenever there is nothing to read, with how often that was so in a row.
     pub fn receive(&mut self, mut idle: impl FnMut(u32)) -> Result<&mut [u8], BoardError> {
-        self.frame.copy_within(self.used..self.filled, 0);
-        self.filled -= self.used;
+        self.discard(self.used);
         self.used = 0;
 
         let mut scanned = 0;
@@ -82,8 +90,7 @@ impl Receiver {
                     self.used = end;
                     return Ok(&mut self.frame[..end]);
                 }
-                self.frame.copy_within(end..self.filled, 0);
-                self.filled -= end;
+                self.discard(end);
                 continue;
             }
             if self.filled == self.frame.len() {

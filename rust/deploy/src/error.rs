@@ -238,6 +238,19 @@ pub enum DeployError {
         /// Bytes of the workspace.
         available: u64,
     },
+    /// The runner was trimmed to other operators than the model's.
+    #[error(
+        "{board}, loading the model: layer '{layer}' needs {operator} and this runner was built without it; build \
+         one for this model (scripts/trimmed_firmware.py), or take the one with all operators"
+    )]
+    OperatorNotBuilt {
+        /// The board's name.
+        board: &'static str,
+        /// Name of the layer.
+        layer: String,
+        /// Name of the operator, and of the layout of its weights.
+        operator: String,
+    },
     /// The images are not `count` times the model's input.
     #[error(
         "{board}: {count} images have {got} bytes and the model takes {expected} each ({count} x {expected})"
@@ -494,6 +507,7 @@ impl DeployError {
             Self::ModelInvalid { .. } => "model-invalid",
             Self::ModelTooLarge { .. } => "model-too-large",
             Self::ArenaTooSmall { .. } => "arena-too-small",
+            Self::OperatorNotBuilt { .. } => "operator-not-built",
             Self::ImagesInvalid { .. } => "images-invalid",
             Self::Refused { .. } => "board-refused",
             Self::Garbled { .. } => "board-garbled",

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cbin_nn_model::{Model, aligned::AlignedBytes};
+use cbin_nn_model::{Model, aligned::AlignedBytes, format::Kind as OperatorKind};
 use cbin_nn_protocol::{
     self as protocol, BoardError, COUNT_BYTES, Counter, MAX_CHUNK_BYTES, MAX_FRAME_BYTES, Opened, Request,
     Response,
@@ -761,6 +761,23 @@ fn refused_model(board: &'static str, reason: BoardError, model: &[u8]) -> Deplo
         }
         BoardError::ModelTooLarge { needed, available } => {
             DeployError::ModelTooLarge { board, needed: needed.into(), available: available.into() }
+        }
+        BoardError::OperatorNotBuilt { index } => {
+            let bytes = AlignedBytes::copy_of(model);
+            let index = index as usize;
+            let Ok(model) = Model::new_checked(&bytes) else {
+                return DeployError::Refused { board, step: Step::Load, source: reason };
+            };
+            let kind = model.operator_kind(index);
+            let name = kind.map_or("an operator", |kind| kind.name());
+            let operator = match (kind, model.weights(index)) {
+                // Those that have a layout can be built with one and without the other.
+                (Some(OperatorKind::QbConv2d | OperatorKind::BbConv2d), Some(weights)) => {
+                    format!("{name} with weights in the layout {}", weights.layout.name())
+                }
+                _ => name.to_owned(),
+            };
+            DeployError::OperatorNotBuilt { board, layer: model.operator_name(index).to_owned(), operator }
         }
         BoardError::BadModel { .. } => {
             // The check wants the alignment that the board's region has.

@@ -60,16 +60,29 @@ impl<'a> BbConv2d<'a> {
         rules: Rules<'a>,
         pool: Option<Pool<'a>>,
     ) -> Result<Self, ArgumentError> {
+        Self::on_layer(&ConvLayer::new(geometry, rules, pool)?, padding, weights)
+    }
+
+    /// As [`new`](Self::new), for a layer that is there already.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    #[inline(always)]
+    pub fn on_layer(
+        layer: &ConvLayer<'a>,
+        padding: Padding,
+        weights: Weights<'a>,
+    ) -> Result<Self, ArgumentError> {
+        let geometry = &layer.geometry;
         let (expected, got) = match weights {
             Weights::Packed(packed) => (geometry.output().channels() * geometry.filter_words(), packed.len()),
-            Weights::Lanes(lanes) => (lane_shape(&geometry).words(), lanes.len()),
+            Weights::Lanes(lanes) => (lane_shape(geometry).words(), lanes.len()),
         };
         check_length("weights", expected, got)?;
-        let layer = ConvLayer::new(geometry, rules, pool)?;
         if let Weights::Lanes(_) = weights {
-            vertical::scratch_words(&layer, padding)?;
+            vertical::scratch_words(layer, padding)?;
         }
-        Ok(Self { layer, padding, weights })
+        Ok(Self { layer: *layer, padding, weights })
     }
 
     /// Scans the parameters: unused bits are 0, and so are the words that should be. Lengths were checked by [`new`](Self::new); whoever reads
@@ -89,6 +102,11 @@ impl<'a> BbConv2d<'a> {
     /// Shape of the output, after the fused pool where there is one.
     pub fn output(&self) -> &Shape {
         self.layer.output()
+    }
+
+    /// Multiply-accumulates, counting taps in the padding.
+    pub fn macs(&self) -> u64 {
+        self.layer.geometry.macs()
     }
 
     /// Whether a max-pool is fused into the convolution.
@@ -208,10 +226,11 @@ impl<'a> BbConv2d<'a> {
         check_length("list", self.list_words(), list.len())?;
         check_length("scratch", self.scratch_words(), scratch.len())?;
         let weights = match self.weights {
-            Weights::Packed(packed) => packed,
-            Weights::Lanes(lanes) => {
+            Weights::Packed(packed) if cfg!(feature = "bbconv2d-canonical") => packed,
+            Weights::Lanes(lanes) if cfg!(feature = "bbconv2d-lanes") => {
                 return vertical::convolve(&self.layer, self.padding, lanes, input, output, list, scratch);
             }
+            _ => return Err(ArgumentError::Value { argument: "weights layout" }),
         };
         let (window, rest) = scratch.split_at_mut(geometry.filter_words());
         let (inside, veto) = rest.split_at_mut(geometry.filter_words());

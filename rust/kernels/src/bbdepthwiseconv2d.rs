@@ -41,11 +41,25 @@ impl<'a> BbDepthwiseConv2d<'a> {
         rules: Rules<'a>,
         pool: Option<Pool<'a>>,
     ) -> Result<Self, ArgumentError> {
+        Self::on_layer(&ConvLayer::new(geometry, rules, pool)?, padding, weights)
+    }
+
+    /// As [`new`](Self::new), for a layer that is there already.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    #[inline(always)]
+    pub fn on_layer(
+        layer: &ConvLayer<'a>,
+        padding: Padding,
+        weights: &'a [u32],
+    ) -> Result<Self, ArgumentError> {
+        let geometry = &layer.geometry;
         if geometry.input().channels() != geometry.output().channels() {
             return Err(ArgumentError::Value { argument: "output channels" });
         }
         check_length("weights", geometry.filter_words(), weights.len())?;
-        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, padding, weights })
+        Ok(Self { layer: *layer, padding, weights })
     }
 
     /// Scans the parameters: unused bits are 0. Lengths were checked by [`new`](Self::new); whoever reads

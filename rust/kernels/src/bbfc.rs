@@ -53,6 +53,11 @@ impl<'a> Dense<'a> {
         &self.output
     }
 
+    /// Multiply-accumulates.
+    pub fn macs(&self) -> u64 {
+        self.units() as u64 * self.features() as u64
+    }
+
     pub(crate) fn input(&self) -> &Shape {
         &self.input
     }
@@ -115,6 +120,11 @@ impl<'a> BbFc<'a> {
     /// Shape of the output: one pixel, a channel for each unit.
     pub fn output(&self) -> &Shape {
         self.dense.output()
+    }
+
+    /// Multiply-accumulates.
+    pub fn macs(&self) -> u64 {
+        self.dense.macs()
     }
 
     pub(crate) fn dense(&self) -> &Dense<'a> {

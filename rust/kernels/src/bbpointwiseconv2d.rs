@@ -33,6 +33,16 @@ impl<'a> BbPointwiseConv2d<'a> {
         rules: Rules<'a>,
         pool: Option<Pool<'a>>,
     ) -> Result<Self, ArgumentError> {
+        Self::on_layer(&ConvLayer::new(geometry, rules, pool)?, weights)
+    }
+
+    /// As [`new`](Self::new), for a layer that is there already.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    #[inline(always)]
+    pub fn on_layer(layer: &ConvLayer<'a>, weights: &'a [u32]) -> Result<Self, ArgumentError> {
+        let geometry = &layer.geometry;
         let window = geometry.sliding().window();
         if window.kernel != [1, 1] {
             return Err(ArgumentError::Value { argument: "kernel" });
@@ -41,7 +51,7 @@ impl<'a> BbPointwiseConv2d<'a> {
             return Err(ArgumentError::Value { argument: "padding" });
         }
         check_length("weights", geometry.output().channels() * geometry.filter_words(), weights.len())?;
-        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, weights })
+        Ok(Self { layer: *layer, weights })
     }
 
     /// Scans the parameters: unused bits are 0. Lengths were checked by [`new`](Self::new); whoever reads
@@ -57,6 +67,11 @@ impl<'a> BbPointwiseConv2d<'a> {
     /// Shape of the output, after the fused pool where there is one.
     pub fn output(&self) -> &Shape {
         self.layer.output()
+    }
+
+    /// Multiply-accumulates, counting taps in the padding.
+    pub fn macs(&self) -> u64 {
+        self.layer.geometry.macs()
     }
 
     /// Whether a max-pool is fused into the convolution.
@@ -115,14 +130,18 @@ impl<'a> BbPointwiseConv2d<'a> {
     ) -> Result<(), ArgumentError> {
         check_length("input", self.layer.geometry.input().words(), input.len())?;
         check_length("scratch", self.scratch_words(), scratch.len())?;
-        let mut pixels = Pixels { operator: self, input, pixel: &[] };
+        let channels = self.layer.geometry.input().channels() as i32;
+        let mut pixels = Pixels { operator: self, input, weights: self.weights, channels, pixel: &[] };
         conv::convolve(&self.layer, &mut pixels, output, scratch)
     }
 }
 
+/// What an accumulator needs, at hand: the walk's loop over channels begins anew for each pixel.
 struct Pixels<'o, 'i> {
     operator: &'o BbPointwiseConv2d<'o>,
     input: &'i [u32],
+    weights: &'o [u32],
+    channels: i32,
     pixel: &'i [u32],
 }
 
@@ -134,7 +153,7 @@ impl Accumulate for Pixels<'_, '_> {
     #[inline(always)]
     fn accumulator(&self, channel: usize) -> i32 {
         let words = self.pixel.len();
-        let filter = &self.operator.weights[channel * words..(channel + 1) * words];
-        self.operator.layer.geometry.input().channels() as i32 - 2 * differing(filter, self.pixel) as i32
+        let filter = &self.weights[channel * words..][..words];
+        self.channels - 2 * differing(filter, self.pixel) as i32
     }
 }

@@ -16,6 +16,7 @@ use crate::ArgumentError;
 use crate::bbfc::Dense;
 use crate::blocks::{LANES, Line};
 use crate::error::check_length;
+use crate::shape::Shape;
 
 /// Largest `shift` of a [`Requantization`].
 pub const MAX_SHIFT: u32 = 62;
@@ -100,9 +101,14 @@ impl<'a> Requantization<'a> {
     /// The output of `unit` for an accumulator.
     #[inline]
     pub fn apply<T: Output>(&self, unit: usize, acc: i32) -> T {
+        T::saturate(self.rounded(unit, acc))
+    }
+
+    /// One copy for all types of output.
+    fn rounded(&self, unit: usize, acc: i32) -> i64 {
         let above = !self.knee.is_empty() && acc >= self.knee[unit];
         let at = if above { self.units() + unit } else { unit };
-        T::saturate(round_half_even(i64::from(acc) * self.mul[at] + self.add[at], self.shift))
+        round_half_even(i64::from(acc) * self.mul[at] + self.add[at], self.shift)
     }
 }
 
@@ -138,6 +144,16 @@ impl<'a> BbqFc<'a> {
     /// Units, the length of the output.
     pub fn units(&self) -> usize {
         self.dense.units()
+    }
+
+    /// Shape of the output: one pixel, a channel for each unit.
+    pub fn output(&self) -> &Shape {
+        self.dense.output()
+    }
+
+    /// Multiply-accumulates.
+    pub fn macs(&self) -> u64 {
+        self.dense.macs()
     }
 
     pub(crate) fn dense(&self) -> &Dense<'a> {

@@ -72,6 +72,11 @@ impl<'a> BqqFc<'a> {
         self.input.elements()
     }
 
+    /// Multiply-accumulates.
+    pub fn macs(&self) -> u64 {
+        self.units() as u64 * self.features() as u64
+    }
+
     /// Shape of the output: one pixel, a channel for each unit.
     pub fn output(&self) -> &Shape {
         &self.output
@@ -105,20 +110,24 @@ impl<'a> BqqFc<'a> {
     /// # Errors
     /// [`ArgumentError::Length`] naming the slice.
     pub fn optimized<T: Output>(&self, input: &[u32], output: &mut [T]) -> Result<(), ArgumentError> {
-        let channels = self.input.channels();
-        self.run(input, output, |weights, _, words| {
-            let mut acc = 0;
-            for (pixel, weights) in input.chunks_exact(words).zip(weights.chunks_exact(channels)) {
-                for (&word, weights) in pixel.iter().zip(weights.chunks(32)) {
-                    // w where the bit is 1, -w where it is 0: XOR with 0 or -1, less the same.
-                    for (at, &weight) in weights.iter().enumerate() {
-                        let flip = ((word >> at) & 1) as i32 - 1;
-                        acc += (i32::from(weight) ^ flip) - flip;
-                    }
+        self.run(input, output, |weights, _, words| self.accumulator(input, weights, words))
+    }
+
+    /// One copy for all types of output.
+    #[inline(never)]
+    fn accumulator(&self, input: &[u32], weights: &[i8], words: usize) -> i32 {
+        let mut acc = 0;
+        let weights = weights.chunks_exact(self.input.channels());
+        for (pixel, weights) in input.chunks_exact(words).zip(weights) {
+            for (&word, weights) in pixel.iter().zip(weights.chunks(32)) {
+                // w where the bit is 1, -w where it is 0: XOR with 0 or -1, less the same.
+                for (at, &weight) in weights.iter().enumerate() {
+                    let flip = ((word >> at) & 1) as i32 - 1;
+                    acc += (i32::from(weight) ^ flip) - flip;
                 }
             }
-            acc
-        })
+        }
+        acc
     }
 
     #[inline(always)]

@@ -43,12 +43,10 @@ fn filter_words(layer: &ConvLayer<'_>) -> usize {
     layer.geometry.products().div_ceil(4)
 }
 
-/// `n / d` rounded down, with the core's own division wherever the numbers allow it.
+/// `n / d` rounded down, to bound an x with `x * d` in `-i32::MAX..=i32::MAX` ([`Affine::check`]): an n beyond bounds no
+/// more than the last one that the core can divide by itself.
 fn floor(n: i64, d: i32) -> i64 {
-    match i32::try_from(n) {
-        Ok(n) => n.div_euclid(d).into(),
-        Err(_) => n.div_euclid(d.into()),
-    }
+    (n.clamp(i32::MIN.into(), i32::MAX.into()) as i32).div_euclid(d).into()
 }
 
 /// A layer with its masks.

@@ -3,7 +3,9 @@ What the convolution families share: the walk over output pixels, rules, the fus
 
 A family brings its accumulators. The naive [`reference`] asks for the accumulator of one element at a time,
 by its definition. The optimized [`convolve`] asks an [`Accumulate`] to gather a pixel's window once, and then
-for the channels it still needs.
+for the channels it still needs. The walk itself is compiled once for all families: what it calls for each pixel
+and each word of output channels goes through a table of functions ([`Pixel`]), what is called for each channel
+does not.
 */
 
 use crate::ArgumentError;
@@ -12,9 +14,9 @@ use crate::error::check_length;
 use crate::rule::{Grid, Pool, Rules};
 use crate::shape::{Conv2dGeometry, Shape};
 
-/// The validated parts that every convolution has, whatever its accumulator.
+/// The validated parts that every convolution has, whatever its weights: shapes, rules and pool.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ConvLayer<'a> {
+pub struct ConvLayer<'a> {
     pub(crate) geometry: Conv2dGeometry,
     pub(crate) rules: Rules<'a>,
     pub(crate) pool: Option<Pool<'a>>,
@@ -22,24 +24,46 @@ pub(crate) struct ConvLayer<'a> {
 }
 
 impl<'a> ConvLayer<'a> {
-    pub(crate) fn new(
+    /// The convolution's rules and pool on the planes of `geometry`.
+    ///
+    /// # Errors
+    /// [`ArgumentError`] naming the argument that does not fit the geometry.
+    pub fn new(
         geometry: Conv2dGeometry,
         rules: Rules<'a>,
         pool: Option<Pool<'a>>,
     ) -> Result<Self, ArgumentError> {
-        let conv = *geometry.output();
-        let output = match &pool {
-            None => conv,
+        Self::of_parts(&geometry, &rules, pool.as_ref())
+    }
+
+    /// As [`new`](Self::new), for parts that stay where they are: what is passed by value lies on the stack twice.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    #[inline(always)]
+    pub fn of_parts(
+        geometry: &Conv2dGeometry,
+        rules: &Rules<'a>,
+        pool: Option<&Pool<'a>>,
+    ) -> Result<Self, ArgumentError> {
+        let conv = geometry.output();
+        let output = match pool {
+            None => *conv,
             Some(pool) => {
                 let sliding = pool.sliding();
                 Shape::new(sliding.output_height(), sliding.output_width(), conv.channels())?
             }
         };
-        rules.check(&conv, &output)?;
-        if let Some(pool) = &pool {
-            pool.check(&conv, &output)?;
+        rules.check(conv, &output)?;
+        if let Some(pool) = pool {
+            pool.check(conv, &output)?;
         }
-        Ok(Self { geometry, rules, pool, output })
+        Ok(Self { geometry: *geometry, rules: *rules, pool: pool.copied(), output })
+    }
+
+    /// Shapes and window, without the pool.
+    pub fn geometry(&self) -> &Conv2dGeometry {
+        &self.geometry
     }
 
     /// Scans rules and pool for set padding bits.
@@ -49,7 +73,7 @@ impl<'a> ConvLayer<'a> {
     }
 
     /// Shape of the packed output, after the pool where there is one.
-    pub(crate) fn output(&self) -> &Shape {
+    pub fn output(&self) -> &Shape {
         &self.output
     }
 
@@ -124,14 +148,44 @@ pub(crate) trait Accumulate {
     fn accumulator(&self, channel: usize) -> i32;
 }
 
+/// An [`Accumulate`] as the walk sees it: 32 output channels a call.
+pub(crate) trait Pixel {
+    /// See [`Accumulate::seek`].
+    fn seek(&mut self, y: usize, x: usize);
+
+    /// The bits of the lanes of `pending` in output word `word`, by the rules of rule pixel `at`.
+    fn lanes(&self, rules: &Rules<'_>, at: usize, word: usize, pending: u32) -> u32;
+}
+
+impl<A: Accumulate> Pixel for A {
+    fn seek(&mut self, y: usize, x: usize) {
+        Accumulate::seek(self, y, x);
+    }
+
+    #[inline(never)]
+    fn lanes(&self, rules: &Rules<'_>, at: usize, word: usize, pending: u32) -> u32 {
+        let (lo, hi) = rules.intervals(at);
+        let mut bits = rules.flips(at)[word] & pending;
+        let mut rest = pending;
+        while rest != 0 {
+            let lane = rest.trailing_zeros();
+            rest &= rest - 1;
+            let channel = word * 32 + lane as usize;
+            let acc = self.accumulator(channel);
+            bits ^= u32::from(lo[channel] <= acc && acc <= hi[channel]) << lane;
+        }
+        bits
+    }
+}
+
 /// Convolution, rules and pool, a word of output channels at a time.
 ///
 /// A pooled bit that is already decided is not computed again: an OR that has seen a 1, or a veto, is final.
 /// That makes the cost depend on the data, never the result.
-#[inline(always)]
-pub(crate) fn convolve<A: Accumulate>(
+#[inline(never)]
+pub(crate) fn convolve(
     layer: &ConvLayer<'_>,
-    accumulate: &mut A,
+    accumulate: &mut dyn Pixel,
     output: &mut [u32],
     veto_bits: &mut [u32],
 ) -> Result<(), ArgumentError> {
@@ -144,7 +198,7 @@ pub(crate) fn convolve<A: Accumulate>(
             accumulate.seek(y, x);
             let at = layer.rules.pixel(pixel, pixel);
             for (word, bits) in bits.iter_mut().enumerate() {
-                *bits = lanes(accumulate, &layer.rules, at, word, lane_mask(out.channels(), word));
+                *bits = accumulate.lanes(&layer.rules, at, word, lane_mask(out.channels(), word));
             }
             continue;
         };
@@ -164,17 +218,14 @@ pub(crate) fn convolve<A: Accumulate>(
                 let at = layer.rules.pixel(conv_pixel, pixel);
                 for (word, bits) in bits.iter_mut().enumerate() {
                     let all = lane_mask(out.channels(), word);
-                    match pool.veto() {
-                        None => *bits |= lanes(accumulate, &layer.rules, at, word, all & !*bits),
-                        Some(veto) => {
-                            let pending = all & !veto_bits[word];
-                            let veto_at = veto.pixel(conv_pixel, pixel);
-                            let (rule, stop) =
-                                lane_pairs(accumulate, &layer.rules, at, veto, veto_at, word, pending);
-                            *bits |= rule;
-                            veto_bits[word] |= stop;
-                        }
+                    // A bit that is vetoed is final, whatever the rule says; one that is set may still be vetoed.
+                    if let Some(veto) = pool.veto() {
+                        let pending = all & !veto_bits[word];
+                        veto_bits[word] |=
+                            accumulate.lanes(veto, veto.pixel(conv_pixel, pixel), word, pending);
                     }
+                    let vetoed = veto_bits.get(word).copied().unwrap_or(0);
+                    *bits |= accumulate.lanes(&layer.rules, at, word, all & !(*bits | vetoed));
                 }
             }
         }
@@ -184,44 +235,4 @@ pub(crate) fn convolve<A: Accumulate>(
         }
     }
     Ok(())
-}
-
-/// The bits of the lanes of `pending` in output word `word`.
-#[inline(always)]
-fn lanes<A: Accumulate>(accumulate: &A, rules: &Rules<'_>, at: usize, word: usize, pending: u32) -> u32 {
-    let (lo, hi) = rules.intervals(at);
-    let mut bits = rules.flips(at)[word] & pending;
-    let mut rest = pending;
-    while rest != 0 {
-        let lane = rest.trailing_zeros();
-        rest &= rest - 1;
-        let channel = word * 32 + lane as usize;
-        let acc = accumulate.accumulator(channel);
-        bits ^= u32::from(lo[channel] <= acc && acc <= hi[channel]) << lane;
-    }
-    bits
-}
-
-/// As [`lanes`], for a rule and a veto on the same accumulators.
-#[inline(always)]
-fn lane_pairs<A: Accumulate>(
-    accumulate: &A,
-    rules: &Rules<'_>,
-    at: usize,
-    veto: &Rules<'_>,
-    veto_at: usize,
-    word: usize,
-    pending: u32,
-) -> (u32, u32) {
-    let mut pair = (0, 0);
-    let mut rest = pending;
-    while rest != 0 {
-        let lane = rest.trailing_zeros();
-        rest &= rest - 1;
-        let channel = word * 32 + lane as usize;
-        let acc = accumulate.accumulator(channel);
-        pair.0 |= u32::from(rules.get(at, channel).apply(acc)) << lane;
-        pair.1 |= u32::from(veto.get(veto_at, channel).apply(acc)) << lane;
-    }
-    pair
 }

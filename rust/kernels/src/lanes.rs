@@ -99,11 +99,11 @@ impl LaneShape {
     /// The words of a layout whose sides are at least 1 and at most 65535, on a core with 32 bits too; `None`
     /// where they don't fit 64 bits.
     pub fn checked_words([filters, height, width, channels]: [u32; 4]) -> Option<u64> {
-        let pixel_words = u64::from(channels.div_ceil(32));
-        let segments = (u64::from(height) * pixel_words).div_ceil(SEGMENT as u64);
-        let column = u64::from(height) * u64::from(channels) + segments;
+        let pixel_words = channels.div_ceil(32);
+        let segments = height.checked_mul(pixel_words)?.div_ceil(SEGMENT as u32);
+        let column = u64::from(height) * u64::from(channels) + u64::from(segments);
         let group = column * u64::from(width);
-        group.checked_mul(u64::from(filters.div_ceil(32)))?.checked_add(pixel_words)
+        group.checked_mul(u64::from(filters.div_ceil(32)))?.checked_add(pixel_words.into())
     }
 
     /// Words of one filter in the canonical layout.

@@ -64,6 +64,7 @@ pub mod shape;
 pub mod simd;
 mod vertical;
 
+pub use conv::ConvLayer;
 pub use error::ArgumentError;
 
 /// The examples of the README run as tests.

@@ -84,18 +84,33 @@ impl<'a> QbConv2d<'a> {
         rules: Rules<'a>,
         pool: Option<Pool<'a>>,
     ) -> Result<Self, ArgumentError> {
+        Self::on_layer(&ConvLayer::new(geometry, rules, pool)?, affine, &[], weights)
+    }
+
+    /// As [`new`](Self::new) and [`with_channel_adds`](Self::with_channel_adds), for a layer that is there already.
+    ///
+    /// # Errors
+    /// As theirs.
+    #[inline(always)]
+    pub fn on_layer(
+        layer: &ConvLayer<'a>,
+        affine: Affine,
+        channel_adds: &'a [i32],
+        weights: Weights<'a>,
+    ) -> Result<Self, ArgumentError> {
+        let geometry = &layer.geometry;
         let filters = geometry.output().channels();
         match weights {
             Weights::Packed(packed) => {
                 check_length("weights", filters * geometry.filter_words(), packed.len())?;
             }
             Weights::ByteMask(masks) => {
-                let words = Weights::byte_mask_words(&geometry);
+                let words = Weights::byte_mask_words(geometry);
                 check_length("weights", filters * words, masks.len())?;
             }
         }
-        affine.check(&[], &geometry, 1)?;
-        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, affine, channel_adds: &[], weights })
+        affine.check(channel_adds, geometry, 1)?;
+        Ok(Self { layer: *layer, affine, channel_adds, weights })
     }
 
     /// Gives each input channel an offset of its own, in place of `affine.add`, which is 0: an input byte q
@@ -128,6 +143,11 @@ impl<'a> QbConv2d<'a> {
     /// Shape of the output, after the fused pool where there is one.
     pub fn output(&self) -> &Shape {
         self.layer.output()
+    }
+
+    /// Multiply-accumulates, counting taps in the padding.
+    pub fn macs(&self) -> u64 {
+        self.layer.geometry.macs()
     }
 
     /// Whether a max-pool is fused into the convolution.
@@ -227,11 +247,14 @@ impl<'a> QbConv2d<'a> {
         check_length("window", self.window_words(), window.len())?;
         check_length("scratch", self.scratch_words(), scratch.len())?;
         match self.weights {
-            Weights::Packed(_) => {
+            Weights::Packed(_) if cfg!(feature = "qbconv2d-canonical") => {
                 let mut direct = Direct { operator: self, input, at: (0, 0) };
                 conv::convolve(&self.layer, &mut direct, output, scratch)
             }
-            Weights::ByteMask(masks) => self.masked(masks).convolve(input, output, window, scratch),
+            Weights::ByteMask(masks) if cfg!(feature = "qbconv2d-byte-mask") => {
+                self.masked(masks).convolve(input, output, window, scratch)
+            }
+            _ => Err(ArgumentError::Value { argument: "weights layout" }),
         }
     }
 }

@@ -20,8 +20,10 @@ use crate::shape::{Conv2dGeometry, Shape};
 
 /// The weights of a [`QqConv2d`].
 #[derive(Debug, Clone, Copy)]
-enum Weights<'a> {
+pub enum Weights<'a> {
+    /// 8-bit.
     Byte(&'a [i8]),
+    /// 16-bit.
     Wide(&'a [i16]),
 }
 
@@ -47,10 +49,7 @@ impl<'a> QqConv2d<'a> {
         rules: Rules<'a>,
         pool: Option<Pool<'a>>,
     ) -> Result<Self, ArgumentError> {
-        check_length("weights", geometry.output().channels() * geometry.products(), weights.len())?;
-        affine.check(&[], &geometry, 128)?;
-        let weights = Weights::Byte(weights);
-        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, affine, channel_adds: &[], weights })
+        Self::on_layer(&ConvLayer::new(geometry, rules, pool)?, affine, &[], Weights::Byte(weights))
     }
 
     /// As [`new`](Self::new), with 16-bit weights. That no accumulator leaves `i32` depends on their values, so
@@ -65,10 +64,29 @@ impl<'a> QqConv2d<'a> {
         rules: Rules<'a>,
         pool: Option<Pool<'a>>,
     ) -> Result<Self, ArgumentError> {
-        check_length("weights", geometry.output().channels() * geometry.products(), weights.len())?;
-        affine.check(&[], &geometry, 1)?;
-        let weights = Weights::Wide(weights);
-        Ok(Self { layer: ConvLayer::new(geometry, rules, pool)?, affine, channel_adds: &[], weights })
+        Self::on_layer(&ConvLayer::new(geometry, rules, pool)?, affine, &[], Weights::Wide(weights))
+    }
+
+    /// As [`new`](Self::new), [`new_wide`](Self::new_wide) and [`with_channel_adds`](Self::with_channel_adds), for a
+    /// layer that is there already.
+    ///
+    /// # Errors
+    /// As theirs.
+    #[inline(always)]
+    pub fn on_layer(
+        layer: &ConvLayer<'a>,
+        affine: Affine,
+        channel_adds: &'a [i32],
+        weights: Weights<'a>,
+    ) -> Result<Self, ArgumentError> {
+        let geometry = &layer.geometry;
+        let (got, largest) = match weights {
+            Weights::Byte(weights) => (weights.len(), 128),
+            Weights::Wide(weights) => (weights.len(), 1),
+        };
+        check_length("weights", geometry.output().channels() * geometry.products(), got)?;
+        affine.check(channel_adds, geometry, largest)?;
+        Ok(Self { layer: *layer, affine, channel_adds, weights })
     }
 
     /// Gives each input channel an offset of its own, in place of `affine.add`, which is 0: an input byte q
@@ -104,6 +122,11 @@ impl<'a> QqConv2d<'a> {
     /// Shape of the output, after the fused pool where there is one.
     pub fn output(&self) -> &Shape {
         self.layer.output()
+    }
+
+    /// Multiply-accumulates, counting taps in the padding.
+    pub fn macs(&self) -> u64 {
+        self.layer.geometry.macs()
     }
 
     /// Whether a max-pool is fused into the convolution.

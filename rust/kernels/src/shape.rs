@@ -18,9 +18,10 @@ pub const MAX_WINDOW: usize = 4096;
 /// Height, width and channels of one image (N = 1 of NHWC).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    height: usize,
-    width: usize,
-    channels: usize,
+    // No dimension needs more bits (`MAX_DIMENSION`), and operators lie on a small stack.
+    height: u16,
+    width: u16,
+    channels: u16,
 }
 
 impl Shape {
@@ -37,37 +38,40 @@ impl Shape {
         if elements > MAX_ELEMENTS as u64 {
             return Err(ArgumentError::TooLarge { argument: "shape", limit: MAX_ELEMENTS });
         }
-        Ok(Self { height, width, channels })
+        Ok(Self { height: height as u16, width: width as u16, channels: channels as u16 })
     }
 
     /// Height in pixels.
+    #[inline]
     pub fn height(&self) -> usize {
-        self.height
+        self.height.into()
     }
 
     /// Width in pixels.
+    #[inline]
     pub fn width(&self) -> usize {
-        self.width
+        self.width.into()
     }
 
     /// Channels of a pixel.
+    #[inline]
     pub fn channels(&self) -> usize {
-        self.channels
+        self.channels.into()
     }
 
     /// Number of pixels.
     pub fn pixels(&self) -> usize {
-        self.height * self.width
+        self.height() * self.width()
     }
 
     /// Number of elements: pixels times channels.
     pub fn elements(&self) -> usize {
-        self.pixels() * self.channels
+        self.pixels() * self.channels()
     }
 
     /// `u32` words of one packed pixel.
     pub fn pixel_words(&self) -> usize {
-        words_for(self.channels)
+        words_for(self.channels())
     }
 
     /// `u32` words of the packed image.
@@ -108,8 +112,8 @@ impl Window {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sliding {
     window: Window,
-    input: [usize; 2],
-    output: [usize; 2],
+    input: [u16; 2],
+    output: [u16; 2],
 }
 
 impl Sliding {
@@ -135,7 +139,8 @@ impl Sliding {
             }
             output[axis] = (padded - span) / window.strides[axis] + 1;
         }
-        Ok(Self { window, input: [height, width], output })
+        check_size("output", output[0].max(output[1]), MAX_DIMENSION)?;
+        Ok(Self { window, input: [height as u16, width as u16], output: output.map(|size| size as u16) })
     }
 
     /// The window.
@@ -150,19 +155,19 @@ impl Sliding {
 
     /// Height of the output plane.
     pub fn output_height(&self) -> usize {
-        self.output[0]
+        self.output[0].into()
     }
 
     /// Width of the output plane.
     pub fn output_width(&self) -> usize {
-        self.output[1]
+        self.output[1].into()
     }
 
     /// Input coordinate of tap `tap` at output coordinate `at` along `axis`, or None where it is padding.
     pub fn input_at(&self, axis: usize, at: usize, tap: usize) -> Option<usize> {
         (at * self.window.strides[axis] + tap * self.window.dilation[axis])
             .checked_sub(self.window.padding[axis])
-            .filter(|&i| i < self.input[axis])
+            .filter(|&i| i < self.input[axis].into())
     }
 
     /// The taps `first..end` along `axis` that fall inside the input at output coordinate `at`.
@@ -170,7 +175,7 @@ impl Sliding {
     pub fn taps_inside(&self, axis: usize, at: usize) -> (usize, usize) {
         let (kernel, dilation) = (self.window.kernel[axis], self.window.dilation[axis]);
         let start = at * self.window.strides[axis];
-        let (padding, size) = (self.window.padding[axis], self.input[axis]);
+        let (padding, size) = (self.window.padding[axis], usize::from(self.input[axis]));
         let ceil_div = |n: usize| if dilation == 1 { n } else { n.div_ceil(dilation) };
         // Tap t is inside where padding <= start + t * dilation < padding + size.
         let first = ceil_div(padding.saturating_sub(start)).min(kernel);
@@ -194,8 +199,8 @@ impl Conv2dGeometry {
     /// As [`Shape::new`] and [`Sliding::new`]; [`ArgumentError::TooLarge`] where the weights are above
     /// [`MAX_ELEMENTS`].
     pub fn new(input: Shape, window: Window, output_channels: usize) -> Result<Self, ArgumentError> {
-        let sliding = Sliding::new(input.height, input.width, window)?;
-        let output = Shape::new(sliding.output[0], sliding.output[1], output_channels)?;
+        let sliding = Sliding::new(input.height(), input.width(), window)?;
+        let output = Shape::new(sliding.output_height(), sliding.output_width(), output_channels)?;
         let weights = window.taps() as u64 * (input.pixel_words() as u64 * 32) * output_channels as u64;
         if weights > MAX_ELEMENTS as u64 {
             return Err(ArgumentError::TooLarge { argument: "weights", limit: MAX_ELEMENTS });
@@ -220,7 +225,7 @@ impl Conv2dGeometry {
 
     /// Products of one accumulator where every tap is inside: taps times input channels.
     pub fn products(&self) -> usize {
-        self.sliding.window.taps() * self.input.channels
+        self.sliding.window.taps() * self.input.channels()
     }
 
     /// Packed words of one filter.

@@ -72,6 +72,15 @@ pub enum FormatError {
         /// What the kernel objects to.
         error: ArgumentError,
     },
+    /// The operator, or the layout of its weights, is not in this build.
+    #[error(
+        "operator {index}: this build was trimmed to other operators or layouts of weights; build one with all \
+         of them, or with those of this model"
+    )]
+    NotBuilt {
+        /// Index of the operator.
+        index: usize,
+    },
     /// Two things that live at the same time share bytes of the arena.
     #[error("operator {index}: its output or scratch overlaps a tensor that is still needed")]
     Overlap {
@@ -95,6 +104,7 @@ impl FormatError {
             Self::Operator { .. } => 9,
             Self::Argument { .. } => 10,
             Self::Overlap { .. } => 11,
+            Self::NotBuilt { .. } => 12,
         }
     }
 
@@ -112,6 +122,7 @@ impl FormatError {
             Self::Operator { .. } => "bad-operator",
             Self::Argument { .. } => "bad-argument",
             Self::Overlap { .. } => "arena-overlap",
+            Self::NotBuilt { .. } => "operator-not-built",
         }
     }
 }

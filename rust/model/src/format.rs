@@ -33,7 +33,12 @@ pub const FLAG_ONE_PADDING: u16 = 1;
 pub const CONSTANTS: usize = 8;
 
 /// The CRC-32 of zip, PNG and Ethernet, over everything behind the header's checksum field.
-pub const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
+pub const CRC: crc::Crc<u32, CrcTable> = crc::Crc::<u32, CrcTable>::new(&crc::CRC_32_ISO_HDLC);
+/// A board checks a model once, bit by bit, and spares the kilobyte of a table; a host may check many.
+#[cfg(not(feature = "std"))]
+type CrcTable = crc::NoTable;
+#[cfg(feature = "std")]
+type CrcTable = crc::Table<1>;
 /// First byte that the checksum covers.
 pub const CRC_FROM: usize = 16;
 
@@ -332,14 +337,11 @@ pub fn storage_bytes(dtype: DType, layout: Layout, shape: [u32; 4]) -> Option<us
         return None;
     }
     let [n, h, w, c] = shape.map(u64::from);
-    let bytes = match (dtype, layout) {
-        (DType::Bits, Layout::Canonical) => {
-            n.checked_mul(h)?.checked_mul(w)?.checked_mul(4 * words_for(c as usize) as u64)?
-        }
-        (DType::Bits, Layout::ByteMask) => {
-            n.checked_mul(h.checked_mul(w)?.checked_mul(c)?.div_ceil(4).checked_mul(4)?)?
-        }
-        (DType::Bits, Layout::Lanes) => LaneShape::checked_words(shape)?.checked_mul(4)?,
+    let factors = match (dtype, layout) {
+        (DType::Bits, Layout::Canonical) => [n, h, w, 4 * words_for(c as usize) as u64],
+        // Below 2^48.
+        (DType::Bits, Layout::ByteMask) => [n, (h * w * c).div_ceil(4), 4, 1],
+        (DType::Bits, Layout::Lanes) => [LaneShape::checked_words(shape)?, 4, 1, 1],
         (_, Layout::ByteMask | Layout::Lanes) => return None,
         (_, Layout::Canonical) => {
             let size = match dtype {
@@ -349,9 +351,11 @@ pub fn storage_bytes(dtype: DType, layout: Layout, shape: [u32; 4]) -> Option<us
                 DType::I64 => 8,
                 DType::Bits => unreachable!(),
             };
-            n.checked_mul(h)?.checked_mul(w)?.checked_mul(c)?.checked_mul(size)?
+            // Below 2^35.
+            [n, h, w, c * size]
         }
     };
+    let bytes = factors.into_iter().try_fold(1u64, u64::checked_mul)?;
     (bytes <= 8 * MAX_ELEMENTS as u64).then_some(bytes as usize)
 }
 

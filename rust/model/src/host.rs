@@ -14,7 +14,7 @@ use cbin_nn_kernels::blocks::{BlockLayer, BlockPlan, Layer, Line};
 use cbin_nn_kernels::simd::Simd;
 
 use crate::format::DType;
-use crate::operator::{Operator, elements};
+use crate::operator::{Io, Operator, elements};
 use crate::{Model, Observer, RunError};
 
 /// The environment variable that forces a set of instructions.
@@ -181,12 +181,13 @@ impl<'m> HostModel<'m> {
     ) -> Result<(), RunError> {
         let Workspace { arena, plane, accumulators } = workspace;
         let plane = bytemuck::cast_slice_mut(plane);
-        self.model.walk(input, output, arena, observer, |index, input, output, dtype, scratch| {
+        self.model.walk(input, output, arena, observer, |index, io| {
             let operator = self.operators.get(index)?;
             let (Some(layer), Some(simd)) = (self.layers.layers.get(index)?, self.layers.instructions.0)
             else {
-                return operator.run(input, output, dtype, scratch);
+                return operator.run(io);
             };
+            let Io { input, output, dtype, .. } = io;
             let HostLayer { plan, lines, words } = layer;
             let lanes = BlockLayer::new(plan, lines, words).ok()?;
             if plan.has_rules() {
@@ -204,12 +205,12 @@ impl<'m> HostModel<'m> {
 /// The layer that the kernels have a layout for.
 fn block_layer<'o, 'a>(operator: &'o Operator<'a>) -> Option<Layer<'o, 'a>> {
     match operator {
-        Operator::QbConv2d(operator, _) => Some(Layer::QbConv2d(operator)),
-        Operator::QqConv2d(operator, _) => Some(Layer::QqConv2d(operator)),
-        Operator::BbConv2d(operator, _) => Some(Layer::BbConv2d(operator)),
-        Operator::BbPointwiseConv2d(operator, _) => Some(Layer::BbPointwiseConv2d(operator)),
-        Operator::BbFc(operator, _) => Some(Layer::BbFc(operator)),
-        Operator::BbqFc(operator, ..) => Some(Layer::BbqFc(operator)),
+        Operator::QbConv2d(operator) => Some(Layer::QbConv2d(operator)),
+        Operator::QqConv2d(operator) => Some(Layer::QqConv2d(operator)),
+        Operator::BbConv2d(operator) => Some(Layer::BbConv2d(operator)),
+        Operator::BbPointwiseConv2d(operator) => Some(Layer::BbPointwiseConv2d(operator)),
+        Operator::BbFc(operator) => Some(Layer::BbFc(operator)),
+        Operator::BbqFc(operator) => Some(Layer::BbqFc(operator)),
         Operator::BbDepthwiseConv2d(operator) => Some(Layer::BbDepthwiseConv2d(operator)),
         Operator::BMaxPool2d(_) | Operator::BqqFc(_) => None,
     }
@@ -217,7 +218,7 @@ fn block_layer<'o, 'a>(operator: &'o Operator<'a>) -> Option<Layer<'o, 'a>> {
 
 /// From accumulators in lanes to integers of type `dtype`.
 fn requantize(operator: &Operator<'_>, lines: &[Line], output: &mut [u8], dtype: DType) -> Option<()> {
-    let Operator::BbqFc(operator, ..) = operator else { return None };
+    let Operator::BbqFc(operator) = operator else { return None };
     match dtype {
         DType::I8 => operator.requantize::<i8>(lines, elements(output)?).ok(),
         DType::I16 => operator.requantize::<i16>(lines, elements(output)?).ok(),

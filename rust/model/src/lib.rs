@@ -35,6 +35,8 @@ mod error;
 pub mod format;
 #[cfg(feature = "std")]
 pub mod host;
+// Each family has imports, macros and parts of the parser of its own.
+#[cfg_attr(not(feature = "all-operators"), allow(unused_imports, unused_macros, dead_code))]
 pub mod operator;
 #[cfg(feature = "alloc")]
 pub mod plan;

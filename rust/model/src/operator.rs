@@ -1,6 +1,5 @@
 //! From an operator record to a kernel: which constants an operator takes, and how it runs.
 
-use cbin_nn_kernels::ArgumentError;
 use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding};
 use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
 use cbin_nn_kernels::bbfc::{BbFc, Dense};
@@ -8,16 +7,16 @@ use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
 use cbin_nn_kernels::bbqfc::{BbqFc, Requantization};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
 use cbin_nn_kernels::bqqfc::BqqFc;
-use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights};
-use cbin_nn_kernels::qqconv2d::QqConv2d;
+use cbin_nn_kernels::qbconv2d::{self, Affine, QbConv2d};
+use cbin_nn_kernels::qqconv2d::{self, QqConv2d};
 use cbin_nn_kernels::rule::{Grid, Pool, Rules};
-use cbin_nn_kernels::shape::{Conv2dGeometry, Shape};
+use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Sliding};
+use cbin_nn_kernels::{ArgumentError, ConvLayer};
 
 use crate::format::{
-    CONSTANTS, DType, FLAG_ONE_PADDING, Kind, Layout, NONE, OperatorRecord, Place, WindowRecord,
-    grid_from_code,
+    CONSTANTS, DType, FLAG_ONE_PADDING, Kind, Layout, NONE, OperatorRecord, Place, TensorRecord,
+    WindowRecord, grid_from_code,
 };
-use crate::view::Tensor;
 use crate::{FormatError, Model};
 
 /// Slots of [`OperatorRecord::constants`] for convolutions and `bbfc`.
@@ -35,243 +34,583 @@ pub(crate) mod slot {
     pub(crate) const KNEE: usize = 3;
 }
 
-/// One operator of a model, ready to run.
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub enum Operator<'a> {
-    /// 8-bit input, 1-bit weights.
-    QbConv2d(QbConv2d<'a>, Conv2dGeometry),
-    /// 8-bit input, 8-bit weights.
-    QqConv2d(QqConv2d<'a>, Conv2dGeometry),
-    /// Packed input, 1-bit weights.
-    BbConv2d(BbConv2d<'a>, Conv2dGeometry),
-    /// Packed input, 1-bit weights, 1 x 1 kernel.
-    BbPointwiseConv2d(BbPointwiseConv2d<'a>, Conv2dGeometry),
-    /// Packed input, 1-bit weights, one filter a channel.
-    BbDepthwiseConv2d(BbDepthwiseConv2d<'a>),
-    /// Max-pool of packed bits.
-    BMaxPool2d(BMaxPool2d<'a>),
-    /// Fully connected to packed bits.
-    BbFc(BbFc<'a>, u64),
-    /// Fully connected to integers.
-    BbqFc(BbqFc<'a>, Shape, u64),
-    /// Fully connected to integers, 8-bit weights.
-    BqqFc(BqqFc<'a>),
+/// The families that a build has, each with the Cargo feature that brings it: an image trimmed to a model leaves the
+/// others out. All that differs between families is in [`Family`]; whatever lists them is made here.
+macro_rules! families {
+    ($($feature:literal $(#[$doc:meta])* $kind:ident),+ $(,)?) => {
+        /// One operator of a model, ready to run.
+        #[derive(Debug, Clone, Copy)]
+        #[non_exhaustive]
+        pub enum Operator<'a> {
+            $($(#[$doc])* #[cfg(feature = $feature)] $kind($kind<'a>)),+
+        }
+
+        /// `$body` with `$operator` bound to the struct of whatever family `$self` is of.
+        macro_rules! each {
+            ($self:expr, $operator:ident => $body:expr) => {
+                match $self { $(#[cfg(feature = $feature)] Operator::$kind($operator) => $body),+ }
+            };
+        }
+
+        /// `$function` with the struct of the family of `$kind`, or `$absent` where the build has no such family.
+        macro_rules! of_kind {
+            ($of:expr, $function:ident($argument:expr), $absent:expr) => {
+                match $of {
+                    $(#[cfg(feature = $feature)] Kind::$kind => $function::<$kind<'_>>($argument),)+
+                    #[allow(unreachable_patterns, reason = "reached where a family is left out")]
+                    _ => $absent,
+                }
+            };
+        }
+
+        $(#[cfg(feature = $feature)]
+        impl<'a> From<$kind<'a>> for Operator<'a> {
+            fn from(operator: $kind<'a>) -> Self {
+                Self::$kind(operator)
+            }
+        })+
+
+        impl Operator<'_> {
+            /// The family.
+            pub fn kind(&self) -> Kind {
+                match self { $(#[cfg(feature = $feature)] Self::$kind(_) => Kind::$kind),+ }
+            }
+        }
+    };
 }
 
-/// The parts of a model that one operator's parser needs.
-struct Parser<'m, 'a> {
-    model: &'m Model<'a>,
-    record: &'a OperatorRecord,
-    index: usize,
+families! {
+    "qbconv2d" /// 8-bit input, 1-bit weights.
+    QbConv2d,
+    "qqconv2d" /// 8-bit input, 8-bit weights.
+    QqConv2d,
+    "bbconv2d" /// Packed input, 1-bit weights.
+    BbConv2d,
+    "bbpointwiseconv2d" /// Packed input, 1-bit weights, 1 x 1 kernel.
+    BbPointwiseConv2d,
+    "bbdepthwiseconv2d" /// Packed input, 1-bit weights, one filter a channel.
+    BbDepthwiseConv2d,
+    "bmaxpool2d" /// Max-pool of packed bits.
+    BMaxPool2d,
+    "bbfc" /// Fully connected to packed bits.
+    BbFc,
+    "bbqfc" /// Fully connected to integers.
+    BbqFc,
+    "bqqfc" /// Fully connected to integers, 8-bit weights.
+    BqqFc,
+}
+
+/// The bytes that an operator runs on, and its scratch.
+pub(crate) struct Io<'t> {
+    pub(crate) input: &'t [u8],
+    pub(crate) output: &'t mut [u8],
+    /// Type of the output.
+    pub(crate) dtype: DType,
+    pub(crate) scratch: &'t mut [u32],
+}
+
+/// What a model needs of a family of operators.
+pub(crate) trait Family<'a>: Sized {
+    /// The operator of a record.
+    fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError>;
+
+    /// Shape of the output.
+    fn output(&self) -> &Shape;
+
+    /// Multiply-accumulates, counting taps in the padding.
+    fn macs(&self) -> u64;
+
+    /// Whether a max-pool is fused into the operator.
+    fn has_fused_pool(&self) -> bool {
+        false
+    }
+
+    /// Bytes of scratch.
+    fn scratch_bytes(&self) -> usize {
+        0
+    }
+
+    /// Whether the operator writes elements of `dtype`.
+    fn writes(&self, dtype: DType) -> bool {
+        dtype == DType::Bits
+    }
+
+    /// Scans weights and rules for what lengths don't tell.
+    fn check_contents(&self) -> Result<(), ArgumentError>;
+
+    /// Runs the optimized kernel. `None` where a slice is not aligned or has the wrong length.
+    fn run(&self, io: Io<'_>) -> Option<()>;
+
+    /// Runs the naive reference, which needs no scratch.
+    fn run_reference(&self, io: Io<'_>) -> Option<()>;
 }
 
 impl<'a> Operator<'a> {
     pub(crate) fn from_record(model: &Model<'a>, index: usize) -> Result<Self, FormatError> {
-        let record = model.record(index);
-        let parser = Parser { model, record, index };
-        let kind = Kind::from_code(record.kind).ok_or(parser.wrong("kind"))?;
-        parser.check_unused(kind)?;
-        let input = parser.input(if kind.reads_bytes() { DType::U8 } else { DType::Bits })?;
-        match kind {
-            Kind::QbConv2d
-            | Kind::QqConv2d
-            | Kind::BbConv2d
-            | Kind::BbPointwiseConv2d
-            | Kind::BbDepthwiseConv2d => parser.convolution(kind, input),
-            Kind::BMaxPool2d => {
-                let use_and = parser.pixel_bits(slot::USE_AND, "use_and", input.channels())?;
-                let operator = BMaxPool2d::new(input, record.window.into(), use_and);
-                Ok(Self::BMaxPool2d(operator.map_err(|e| parser.argument(e))?))
-            }
-            Kind::BbFc => {
-                let (dense, macs) = parser.dense(input)?;
-                let rules = parser.rules(slot::LO, 0, dense.output(), dense.output())?;
-                let operator = BbFc::new(dense, rules).map_err(|e| parser.argument(e))?;
-                Ok(Self::BbFc(operator, macs))
-            }
-            Kind::BbqFc => {
-                let (dense, macs) = parser.dense(input)?;
-                let requantization = parser.requantization(dense.units())?;
-                let output = *dense.output();
-                let operator = BbqFc::new(dense, requantization).map_err(|e| parser.argument(e))?;
-                Ok(Self::BbqFc(operator, output, macs))
-            }
-            Kind::BqqFc => {
-                let (units, tensor) = parser.dense_weights(&input)?;
-                let weights = parser.canonical(&tensor, DType::I8, "weights")?;
-                let requantization = parser.requantization(units)?;
-                let operator = BqqFc::new(input, units, weights, requantization);
-                Ok(Self::BqqFc(operator.map_err(|e| parser.argument(e))?))
-            }
+        fn parse<'a, T: Family<'a> + Into<Operator<'a>>>(
+            parser: &Parser<'_, 'a>,
+        ) -> Result<Operator<'a>, FormatError> {
+            T::parse(parser).map(Into::into)
         }
-    }
-
-    /// The family.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::QbConv2d(..) => Kind::QbConv2d,
-            Self::QqConv2d(..) => Kind::QqConv2d,
-            Self::BbConv2d(..) => Kind::BbConv2d,
-            Self::BbPointwiseConv2d(..) => Kind::BbPointwiseConv2d,
-            Self::BbDepthwiseConv2d(..) => Kind::BbDepthwiseConv2d,
-            Self::BMaxPool2d(..) => Kind::BMaxPool2d,
-            Self::BbFc(..) => Kind::BbFc,
-            Self::BbqFc(..) => Kind::BbqFc,
-            Self::BqqFc(..) => Kind::BqqFc,
-        }
+        let parser = Parser::new(model, index);
+        let kind = parser.kind()?;
+        of_kind!(kind, parse(&parser), Err(parser.absent()))
     }
 
     /// Shape of the output.
     pub fn output(&self) -> &Shape {
-        match self {
-            Self::QbConv2d(operator, _) => operator.output(),
-            Self::QqConv2d(operator, _) => operator.output(),
-            Self::BbConv2d(operator, _) => operator.output(),
-            Self::BbPointwiseConv2d(operator, _) => operator.output(),
-            Self::BbDepthwiseConv2d(operator) => operator.output(),
-            Self::BMaxPool2d(operator) => operator.output(),
-            Self::BbFc(operator, _) => operator.output(),
-            Self::BbqFc(_, output, _) => output,
-            Self::BqqFc(operator) => operator.output(),
-        }
+        each!(self, operator => Family::output(operator))
     }
 
     /// Multiply-accumulates, counting taps in the padding.
     pub fn macs(&self) -> u64 {
-        match self {
-            Self::QbConv2d(_, geometry)
-            | Self::QqConv2d(_, geometry)
-            | Self::BbConv2d(_, geometry)
-            | Self::BbPointwiseConv2d(_, geometry) => geometry.macs(),
-            Self::BbDepthwiseConv2d(operator) => operator.macs(),
-            Self::BMaxPool2d(_) => 0,
-            Self::BbFc(_, macs) | Self::BbqFc(_, _, macs) => *macs,
-            Self::BqqFc(operator) => operator.units() as u64 * operator.features() as u64,
-        }
+        each!(self, operator => Family::macs(operator))
     }
 
     /// Whether a max-pool is fused into the operator.
     pub fn has_fused_pool(&self) -> bool {
-        match self {
-            Self::QbConv2d(operator, _) => operator.has_pool(),
-            Self::QqConv2d(operator, _) => operator.has_pool(),
-            Self::BbConv2d(operator, _) => operator.has_pool(),
-            Self::BbPointwiseConv2d(operator, _) => operator.has_pool(),
-            Self::BbDepthwiseConv2d(operator) => operator.has_pool(),
-            Self::BMaxPool2d(_) | Self::BbFc(..) | Self::BbqFc(..) | Self::BqqFc(_) => false,
-        }
+        each!(self, operator => Family::has_fused_pool(operator))
     }
 
     /// Bytes of scratch.
     pub fn scratch_bytes(&self) -> usize {
-        match self {
-            Self::QbConv2d(operator, _) => 4 * (operator.window_words() + operator.scratch_words()),
-            Self::QqConv2d(operator, _) => 4 * (operator.window_words() + operator.scratch_words()),
-            Self::BbConv2d(operator, _) => 4 * (operator.list_words() + operator.scratch_words()),
-            Self::BbPointwiseConv2d(operator, _) => 4 * operator.scratch_words(),
-            Self::BbDepthwiseConv2d(operator) => 4 * operator.scratch_words(),
-            Self::BMaxPool2d(_) | Self::BbFc(..) | Self::BbqFc(..) | Self::BqqFc(_) => 0,
-        }
-    }
-
-    /// Whether the operator writes elements of `dtype`.
-    pub fn writes(&self, dtype: DType) -> bool {
-        match self {
-            Self::BbqFc(..) | Self::BqqFc(_) => matches!(dtype, DType::I8 | DType::I16 | DType::I32),
-            _ => dtype == DType::Bits,
-        }
+        each!(self, operator => Family::scratch_bytes(operator))
     }
 
     /// Scans weights and rules for what lengths don't tell.
+    #[cfg(feature = "alloc")]
     pub(crate) fn check_contents(&self) -> Result<(), ArgumentError> {
-        match self {
-            Self::QbConv2d(operator, _) => operator.check_contents(),
-            Self::QqConv2d(operator, _) => operator.check_contents(),
-            Self::BbConv2d(operator, _) => operator.check_contents(),
-            Self::BbPointwiseConv2d(operator, _) => operator.check_contents(),
-            Self::BbDepthwiseConv2d(operator) => operator.check_contents(),
-            Self::BMaxPool2d(operator) => operator.check_contents(),
-            Self::BbFc(operator, _) => operator.check_contents(),
-            Self::BbqFc(operator, ..) => operator.check_contents(),
-            Self::BqqFc(operator) => operator.check_contents(),
-        }
+        each!(self, operator => Family::check_contents(operator))
     }
 
     /// Runs the optimized kernel on bytes that are aligned to their element types.
     /// `None` where a slice is not aligned or has the wrong length.
-    pub(crate) fn run(
-        &self,
-        input: &[u8],
-        output: &mut [u8],
-        dtype: DType,
-        scratch: &mut [u32],
-    ) -> Option<()> {
-        let words = |bytes| bytemuck::try_cast_slice::<u8, u32>(bytes).ok();
-        match self {
-            Self::QbConv2d(operator, _) => {
-                let (window, rest) = parted(scratch, operator.window_words(), operator.scratch_words())?;
-                operator.optimized(input, elements(output)?, window, rest).ok()
-            }
-            Self::QqConv2d(operator, _) => {
-                let (window, rest) = parted(scratch, operator.window_words(), operator.scratch_words())?;
-                operator.optimized(input, elements(output)?, window, rest).ok()
-            }
-            Self::BbConv2d(operator, _) => {
-                let (list, rest) = parted(scratch, operator.list_words(), operator.scratch_words())?;
-                operator.optimized(words(input)?, elements(output)?, list, rest).ok()
-            }
-            Self::BbPointwiseConv2d(operator, _) => {
-                let scratch = scratch.get_mut(..operator.scratch_words())?;
-                operator.optimized(words(input)?, elements(output)?, scratch).ok()
-            }
-            Self::BbDepthwiseConv2d(operator) => {
-                let scratch = scratch.get_mut(..operator.scratch_words())?;
-                operator.optimized(words(input)?, elements(output)?, scratch).ok()
-            }
-            Self::BMaxPool2d(operator) => operator.optimized(words(input)?, elements(output)?).ok(),
-            Self::BbFc(operator, _) => operator.optimized(words(input)?, elements(output)?).ok(),
-            Self::BbqFc(operator, ..) => match dtype {
-                DType::I8 => operator.optimized::<i8>(words(input)?, elements(output)?).ok(),
-                DType::I16 => operator.optimized::<i16>(words(input)?, elements(output)?).ok(),
-                DType::I32 => operator.optimized::<i32>(words(input)?, elements(output)?).ok(),
-                _ => None,
-            },
-            Self::BqqFc(operator) => match dtype {
-                DType::I8 => operator.optimized::<i8>(words(input)?, elements(output)?).ok(),
-                DType::I16 => operator.optimized::<i16>(words(input)?, elements(output)?).ok(),
-                DType::I32 => operator.optimized::<i32>(words(input)?, elements(output)?).ok(),
-                _ => None,
-            },
-        }
+    #[cfg(feature = "std")]
+    pub(crate) fn run(&self, io: Io<'_>) -> Option<()> {
+        each!(self, operator => Family::run(operator, io))
     }
 }
 
-impl Operator<'_> {
-    /// Runs the naive reference instead: as [`run`](Self::run), without scratch.
-    pub(crate) fn run_reference(&self, input: &[u8], output: &mut [u8], dtype: DType) -> Option<()> {
-        let words = |bytes| bytemuck::try_cast_slice::<u8, u32>(bytes).ok();
-        match self {
-            Self::QbConv2d(operator, _) => operator.reference(input, elements(output)?).ok(),
-            Self::QqConv2d(operator, _) => operator.reference(input, elements(output)?).ok(),
-            Self::BbConv2d(operator, _) => operator.reference(words(input)?, elements(output)?).ok(),
-            Self::BbPointwiseConv2d(operator, _) => operator.reference(words(input)?, elements(output)?).ok(),
-            Self::BbDepthwiseConv2d(operator) => operator.reference(words(input)?, elements(output)?).ok(),
-            Self::BMaxPool2d(operator) => operator.reference(words(input)?, elements(output)?).ok(),
-            Self::BbFc(operator, _) => operator.reference(words(input)?, elements(output)?).ok(),
-            Self::BbqFc(operator, ..) => match dtype {
-                DType::I8 => operator.reference::<i8>(words(input)?, elements(output)?).ok(),
-                DType::I16 => operator.reference::<i16>(words(input)?, elements(output)?).ok(),
-                DType::I32 => operator.reference::<i32>(words(input)?, elements(output)?).ok(),
-                _ => None,
-            },
-            Self::BqqFc(operator) => match dtype {
-                DType::I8 => operator.reference::<i8>(words(input)?, elements(output)?).ok(),
-                DType::I16 => operator.reference::<i16>(words(input)?, elements(output)?).ok(),
-                DType::I32 => operator.reference::<i32>(words(input)?, elements(output)?).ok(),
-                _ => None,
-            },
+/// What the check of a model asks of an operator.
+pub(crate) struct Checked {
+    pub(crate) output: Shape,
+    pub(crate) writes: bool,
+    pub(crate) scratch_bytes: usize,
+}
+
+/// Checks operator `index` by itself: its record, its parameters, and what they contain. `dtype` is its output's.
+pub(crate) fn check(model: &Model<'_>, index: usize, dtype: DType) -> Result<Checked, FormatError> {
+    #[inline(never)]
+    fn check<'a, T: Family<'a>>((parser, dtype): (&Parser<'_, 'a>, DType)) -> Result<Checked, FormatError> {
+        let operator = T::parse(parser)?;
+        operator.check_contents().map_err(|error| parser.argument(error))?;
+        Ok(Checked {
+            output: *operator.output(),
+            writes: operator.writes(dtype),
+            scratch_bytes: operator.scratch_bytes(),
+        })
+    }
+    let parser = Parser::new(model, index);
+    let kind = parser.kind()?;
+    of_kind!(kind, check((&parser, dtype)), Err(parser.absent()))
+}
+
+/// Runs operator `index` of a checked model. Little is on the stack beside the family's struct: what parses it and
+/// what runs it are functions of their own.
+pub(crate) fn run(model: &Model<'_>, index: usize, io: Io<'_>) -> Option<()> {
+    #[inline(never)]
+    fn run<'a, T: Family<'a>>((parser, io): (&Parser<'_, 'a>, Io<'_>)) -> Option<()> {
+        match &T::parse(parser) {
+            Ok(operator) => operator.run(io),
+            Err(_) => None,
         }
+    }
+    let parser = Parser::new(model, index);
+    of_kind!(parser.kind().ok()?, run((&parser, io)), None)
+}
+
+/// As [`run`], with the naive reference.
+pub(crate) fn run_reference(model: &Model<'_>, index: usize, io: Io<'_>) -> Option<()> {
+    fn run<'a, T: Family<'a>>((parser, io): (&Parser<'_, 'a>, Io<'_>)) -> Option<()> {
+        T::parse(parser).ok()?.run_reference(io)
+    }
+    let parser = Parser::new(model, index);
+    of_kind!(parser.kind().ok()?, run((&parser, io)), None)
+}
+
+/// The words of packed activations.
+fn words(bytes: &[u8]) -> Option<&[u32]> {
+    bytemuck::try_cast_slice(bytes).ok()
+}
+
+/// `$operator.$run` for the type of integers that `$io` asks for.
+#[cfg(any(feature = "bbqfc", feature = "bqqfc"))]
+macro_rules! by_dtype {
+    ($io:ident, $operator:ident.$run:ident($input:expr, $output:expr)) => {
+        match $io.dtype {
+            DType::I8 => $operator.$run::<i8>($input, $output).ok(),
+            DType::I16 => $operator.$run::<i16>($input, $output).ok(),
+            DType::I32 => $operator.$run::<i32>($input, $output).ok(),
+            _ => None,
+        }
+    };
+}
+
+#[cfg(feature = "qbconv2d")]
+impl<'a> Family<'a> for QbConv2d<'a> {
+    #[inline(never)]
+    fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
+        let layer = parser.layer(DType::U8);
+        let layer = in_place(&layer)?;
+        let weights = parser.constant(slot::WEIGHTS, "weights")?;
+        let words = parser.elements(weights, DType::Bits, "weights")?;
+        let weights = match weights.layout() {
+            Layout::ByteMask if cfg!(feature = "qbconv2d-byte-mask") => qbconv2d::Weights::ByteMask(words),
+            Layout::Canonical if cfg!(feature = "qbconv2d-canonical") => qbconv2d::Weights::Packed(words),
+            Layout::Lanes => return Err(parser.wrong("weights")),
+            _ => return Err(parser.absent()),
+        };
+        let adds = parser.channel_adds(layer.geometry().input().channels())?;
+        QbConv2d::on_layer(layer, parser.affine(), adds, weights).map_err(|error| parser.argument(error))
+    }
+
+    fn output(&self) -> &Shape {
+        Self::output(self)
+    }
+
+    fn macs(&self) -> u64 {
+        Self::macs(self)
+    }
+
+    fn has_fused_pool(&self) -> bool {
+        self.has_pool()
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        4 * (self.window_words() + self.scratch_words())
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        Self::check_contents(self)
+    }
+
+    #[inline(never)]
+    fn run(&self, io: Io<'_>) -> Option<()> {
+        let (window, rest) = parted(io.scratch, self.window_words(), self.scratch_words())?;
+        self.optimized(io.input, elements(io.output)?, window, rest).ok()
+    }
+
+    fn run_reference(&self, io: Io<'_>) -> Option<()> {
+        self.reference(io.input, elements(io.output)?).ok()
+    }
+}
+
+#[cfg(feature = "qqconv2d")]
+impl<'a> Family<'a> for QqConv2d<'a> {
+    #[inline(never)]
+    fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
+        let layer = parser.layer(DType::U8);
+        let layer = in_place(&layer)?;
+        let weights = parser.constant(slot::WEIGHTS, "weights")?;
+        let adds = parser.channel_adds(layer.geometry().input().channels())?;
+        let weights = if weights.dtype() == DType::I16 {
+            qqconv2d::Weights::Wide(parser.canonical(weights, DType::I16, "weights")?)
+        } else {
+            qqconv2d::Weights::Byte(parser.canonical(weights, DType::I8, "weights")?)
+        };
+        QqConv2d::on_layer(layer, parser.affine(), adds, weights).map_err(|error| parser.argument(error))
+    }
+
+    fn output(&self) -> &Shape {
+        Self::output(self)
+    }
+
+    fn macs(&self) -> u64 {
+        Self::macs(self)
+    }
+
+    fn has_fused_pool(&self) -> bool {
+        self.has_pool()
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        4 * (self.window_words() + self.scratch_words())
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        Self::check_contents(self)
+    }
+
+    #[inline(never)]
+    fn run(&self, io: Io<'_>) -> Option<()> {
+        let (window, rest) = parted(io.scratch, self.window_words(), self.scratch_words())?;
+        self.optimized(io.input, elements(io.output)?, window, rest).ok()
+    }
+
+    fn run_reference(&self, io: Io<'_>) -> Option<()> {
+        self.reference(io.input, elements(io.output)?).ok()
+    }
+}
+
+#[cfg(feature = "bbconv2d")]
+impl<'a> Family<'a> for BbConv2d<'a> {
+    #[inline(never)]
+    fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
+        let layer = parser.layer(DType::Bits);
+        let layer = in_place(&layer)?;
+        let weights = parser.constant(slot::WEIGHTS, "weights")?;
+        let words = parser.elements(weights, DType::Bits, "weights")?;
+        let weights = match weights.layout() {
+            Layout::Lanes if cfg!(feature = "bbconv2d-lanes") => bbconv2d::Weights::Lanes(words),
+            Layout::Canonical if cfg!(feature = "bbconv2d-canonical") => bbconv2d::Weights::Packed(words),
+            Layout::ByteMask => return Err(parser.wrong("weights")),
+            _ => return Err(parser.absent()),
+        };
+        BbConv2d::on_layer(layer, parser.padding(), weights).map_err(|error| parser.argument(error))
+    }
+
+    fn output(&self) -> &Shape {
+        Self::output(self)
+    }
+
+    fn macs(&self) -> u64 {
+        Self::macs(self)
+    }
+
+    fn has_fused_pool(&self) -> bool {
+        self.has_pool()
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        4 * (self.list_words() + self.scratch_words())
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        Self::check_contents(self)
+    }
+
+    #[inline(never)]
+    fn run(&self, io: Io<'_>) -> Option<()> {
+        let (window, rest) = parted(io.scratch, self.list_words(), self.scratch_words())?;
+        self.optimized(words(io.input)?, elements(io.output)?, window, rest).ok()
+    }
+
+    fn run_reference(&self, io: Io<'_>) -> Option<()> {
+        self.reference(words(io.input)?, elements(io.output)?).ok()
+    }
+}
+
+#[cfg(feature = "bbpointwiseconv2d")]
+impl<'a> Family<'a> for BbPointwiseConv2d<'a> {
+    #[inline(never)]
+    fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
+        let layer = parser.layer(DType::Bits);
+        let layer = in_place(&layer)?;
+        let weights = parser.constant(slot::WEIGHTS, "weights")?;
+        let words = parser.canonical(weights, DType::Bits, "weights")?;
+        BbPointwiseConv2d::on_layer(layer, words).map_err(|error| parser.argument(error))
+    }
+
+    fn output(&self) -> &Shape {
+        Self::output(self)
+    }
+
+    fn macs(&self) -> u64 {
+        Self::macs(self)
+    }
+
+    fn has_fused_pool(&self) -> bool {
+        self.has_pool()
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        4 * self.scratch_words()
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        Self::check_contents(self)
+    }
+
+    #[inline(never)]
+    fn run(&self, io: Io<'_>) -> Option<()> {
+        let scratch = io.scratch.get_mut(..self.scratch_words())?;
+        self.optimized(words(io.input)?, elements(io.output)?, scratch).ok()
+    }
+
+    fn run_reference(&self, io: Io<'_>) -> Option<()> {
+        self.reference(words(io.input)?, elements(io.output)?).ok()
+    }
+}
+
+#[cfg(feature = "bbdepthwiseconv2d")]
+impl<'a> Family<'a> for BbDepthwiseConv2d<'a> {
+    #[inline(never)]
+    fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
+        let layer = parser.layer(DType::Bits);
+        let layer = in_place(&layer)?;
+        let weights = parser.constant(slot::WEIGHTS, "weights")?;
+        let words = parser.canonical(weights, DType::Bits, "weights")?;
+        BbDepthwiseConv2d::on_layer(layer, parser.padding(), words).map_err(|error| parser.argument(error))
+    }
+
+    fn output(&self) -> &Shape {
+        Self::output(self)
+    }
+
+    fn macs(&self) -> u64 {
+        Self::macs(self)
+    }
+
+    fn has_fused_pool(&self) -> bool {
+        self.has_pool()
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        4 * self.scratch_words()
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        Self::check_contents(self)
+    }
+
+    #[inline(never)]
+    fn run(&self, io: Io<'_>) -> Option<()> {
+        let scratch = io.scratch.get_mut(..self.scratch_words())?;
+        self.optimized(words(io.input)?, elements(io.output)?, scratch).ok()
+    }
+
+    fn run_reference(&self, io: Io<'_>) -> Option<()> {
+        self.reference(words(io.input)?, elements(io.output)?).ok()
+    }
+}
+
+#[cfg(feature = "bmaxpool2d")]
+impl<'a> Family<'a> for BMaxPool2d<'a> {
+    #[inline(never)]
+    fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
+        let input = parser.input(DType::Bits)?;
+        let use_and = parser.pixel_bits(slot::USE_AND, "use_and", input.channels())?;
+        BMaxPool2d::new(input, parser.record.window.into(), use_and).map_err(|error| parser.argument(error))
+    }
+
+    fn output(&self) -> &Shape {
+        Self::output(self)
+    }
+
+    fn macs(&self) -> u64 {
+        0
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        Self::check_contents(self)
+    }
+
+    fn run(&self, io: Io<'_>) -> Option<()> {
+        self.optimized(words(io.input)?, elements(io.output)?).ok()
+    }
+
+    fn run_reference(&self, io: Io<'_>) -> Option<()> {
+        self.reference(words(io.input)?, elements(io.output)?).ok()
+    }
+}
+
+#[cfg(feature = "bbfc")]
+impl<'a> Family<'a> for BbFc<'a> {
+    #[inline(never)]
+    fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
+        let dense = parser.dense(parser.input(DType::Bits)?)?;
+        let rules = parser.rules(slot::LO, 0, dense.output(), dense.output())?;
+        BbFc::new(dense, rules).map_err(|error| parser.argument(error))
+    }
+
+    fn output(&self) -> &Shape {
+        Self::output(self)
+    }
+
+    fn macs(&self) -> u64 {
+        Self::macs(self)
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        Self::check_contents(self)
+    }
+
+    fn run(&self, io: Io<'_>) -> Option<()> {
+        self.optimized(words(io.input)?, elements(io.output)?).ok()
+    }
+
+    fn run_reference(&self, io: Io<'_>) -> Option<()> {
+        self.reference(words(io.input)?, elements(io.output)?).ok()
+    }
+}
+
+#[cfg(feature = "bbqfc")]
+impl<'a> Family<'a> for BbqFc<'a> {
+    #[inline(never)]
+    fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
+        let dense = parser.dense(parser.input(DType::Bits)?)?;
+        let requantization = parser.requantization(dense.units())?;
+        BbqFc::new(dense, requantization).map_err(|error| parser.argument(error))
+    }
+
+    fn output(&self) -> &Shape {
+        Self::output(self)
+    }
+
+    fn macs(&self) -> u64 {
+        Self::macs(self)
+    }
+
+    fn writes(&self, dtype: DType) -> bool {
+        matches!(dtype, DType::I8 | DType::I16 | DType::I32)
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        Self::check_contents(self)
+    }
+
+    fn run(&self, io: Io<'_>) -> Option<()> {
+        by_dtype!(io, self.optimized(words(io.input)?, elements(io.output)?))
+    }
+
+    fn run_reference(&self, io: Io<'_>) -> Option<()> {
+        by_dtype!(io, self.reference(words(io.input)?, elements(io.output)?))
+    }
+}
+
+#[cfg(feature = "bqqfc")]
+impl<'a> Family<'a> for BqqFc<'a> {
+    #[inline(never)]
+    fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
+        let input = parser.input(DType::Bits)?;
+        let (units, tensor) = parser.dense_weights(&input)?;
+        let weights = parser.canonical(tensor, DType::I8, "weights")?;
+        let requantization = parser.requantization(units)?;
+        BqqFc::new(input, units, weights, requantization).map_err(|error| parser.argument(error))
+    }
+
+    fn output(&self) -> &Shape {
+        Self::output(self)
+    }
+
+    fn macs(&self) -> u64 {
+        Self::macs(self)
+    }
+
+    fn writes(&self, dtype: DType) -> bool {
+        matches!(dtype, DType::I8 | DType::I16 | DType::I32)
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        Self::check_contents(self)
+    }
+
+    fn run(&self, io: Io<'_>) -> Option<()> {
+        by_dtype!(io, self.optimized(words(io.input)?, elements(io.output)?))
+    }
+
+    fn run_reference(&self, io: Io<'_>) -> Option<()> {
+        by_dtype!(io, self.reference(words(io.input)?, elements(io.output)?))
     }
 }
 
@@ -286,67 +625,49 @@ fn parted(scratch: &mut [u32], window: usize, rest: usize) -> Option<(&mut [[u8;
     Some((bytemuck::cast_slice_mut(window), after.get_mut(..rest)?))
 }
 
-impl<'a> Parser<'_, 'a> {
+/// What there is, where it is: `?` on the result itself would move it, and the structs of operators are large for a
+/// small stack.
+fn in_place<T>(result: &Result<T, FormatError>) -> Result<&T, FormatError> {
+    result.as_ref().map_err(|error| *error)
+}
+
+/// The parts of a model that one operator's parser needs.
+pub(crate) struct Parser<'m, 'a> {
+    model: &'m Model<'a>,
+    record: &'a OperatorRecord,
+    index: usize,
+}
+
+impl<'m, 'a> Parser<'m, 'a> {
+    fn new(model: &'m Model<'a>, index: usize) -> Self {
+        Self { model, record: model.record(index), index }
+    }
+
+    /// The family, of a record whose unused fields are so.
+    fn kind(&self) -> Result<Kind, FormatError> {
+        let kind = Kind::from_code(self.record.kind).ok_or(self.wrong("kind"))?;
+        self.check_unused(kind)?;
+        Ok(kind)
+    }
+
+    fn absent(&self) -> FormatError {
+        FormatError::NotBuilt { index: self.index }
+    }
+
+    fn affine(&self) -> Affine {
+        Affine { mul: self.record.input_mul, add: self.record.input_add }
+    }
+
+    fn padding(&self) -> Padding {
+        if self.record.flags & FLAG_ONE_PADDING != 0 { Padding::One } else { Padding::Zero }
+    }
+
     fn wrong(&self, field: &'static str) -> FormatError {
         FormatError::Operator { index: self.index, field }
     }
 
     fn argument(&self, error: ArgumentError) -> FormatError {
         FormatError::Argument { index: self.index, error }
-    }
-
-    fn convolution(&self, kind: Kind, input: Shape) -> Result<Operator<'a>, FormatError> {
-        let record = self.record;
-        let weights = self.constant(slot::WEIGHTS, "weights")?;
-        let geometry = self.geometry(kind, input, &weights)?;
-        let (rules, pool) = self.tail(&geometry)?;
-        let affine = Affine { mul: record.input_mul, add: record.input_add };
-        let one = record.flags & FLAG_ONE_PADDING != 0;
-        let padding = if one { Padding::One } else { Padding::Zero };
-        let adds = if kind.reads_bytes() { self.channel_adds(input.channels())? } else { &[] };
-        let operator = match kind {
-            Kind::QbConv2d => {
-                let words = self.elements(&weights, DType::Bits, "weights")?;
-                let weights = match weights.layout {
-                    Layout::ByteMask => Weights::ByteMask(words),
-                    Layout::Canonical => Weights::Packed(words),
-                    Layout::Lanes => return Err(self.wrong("weights")),
-                };
-                QbConv2d::new(geometry, affine, weights, rules, pool)
-                    .and_then(|o| o.with_channel_adds(adds))
-                    .map(|o| Operator::QbConv2d(o, geometry))
-            }
-            Kind::QqConv2d => {
-                let built = if weights.dtype == DType::I16 {
-                    let weights = self.canonical(&weights, DType::I16, "weights")?;
-                    QqConv2d::new_wide(geometry, affine, weights, rules, pool)
-                } else {
-                    let weights = self.canonical(&weights, DType::I8, "weights")?;
-                    QqConv2d::new(geometry, affine, weights, rules, pool)
-                };
-                built.and_then(|o| o.with_channel_adds(adds)).map(|o| Operator::QqConv2d(o, geometry))
-            }
-            Kind::BbPointwiseConv2d => {
-                let words = self.canonical(&weights, DType::Bits, "weights")?;
-                BbPointwiseConv2d::new(geometry, words, rules, pool)
-                    .map(|o| Operator::BbPointwiseConv2d(o, geometry))
-            }
-            Kind::BbDepthwiseConv2d => {
-                let words = self.canonical(&weights, DType::Bits, "weights")?;
-                BbDepthwiseConv2d::new(geometry, padding, words, rules, pool).map(Operator::BbDepthwiseConv2d)
-            }
-            _ => {
-                let words = self.elements(&weights, DType::Bits, "weights")?;
-                let weights = match weights.layout {
-                    Layout::Lanes => bbconv2d::Weights::Lanes(words),
-                    Layout::Canonical => bbconv2d::Weights::Packed(words),
-                    Layout::ByteMask => return Err(self.wrong("weights")),
-                };
-                BbConv2d::new(geometry, padding, weights, rules, pool)
-                    .map(|o| Operator::BbConv2d(o, geometry))
-            }
-        };
-        operator.map_err(|error| self.argument(error))
     }
 
     /// Fields that `kind` does not use are 0 or [`NONE`], so that every model has one encoding.
@@ -386,69 +707,74 @@ impl<'a> Parser<'_, 'a> {
         if at > self.index {
             return Err(self.wrong("inputs"));
         }
-        let tensor = self.model.tensor_at(at);
-        if tensor.dtype != dtype {
+        let tensor = self.model.tensor_record(at);
+        if tensor.dtype() != dtype {
             return Err(self.wrong("inputs"));
         }
         tensor.image_shape().map_err(|_| self.wrong("inputs"))
     }
 
-    fn optional(&self, slot: usize, field: &'static str) -> Result<Option<Tensor<'a>>, FormatError> {
+    fn optional(&self, slot: usize, field: &'static str) -> Result<Option<&'a TensorRecord>, FormatError> {
         match self.record.constants[slot] {
             NONE => Ok(None),
-            at if (at as usize) < self.model.tensor_count() => {
-                let tensor = self.model.tensor_at(at as usize);
-                if tensor.place == Place::Data { Ok(Some(tensor)) } else { Err(self.wrong(field)) }
-            }
-            _ => Err(self.wrong(field)),
+            at => self.data_record(at, field).map(Some),
         }
     }
 
-    fn constant(&self, slot: usize, field: &'static str) -> Result<Tensor<'a>, FormatError> {
-        self.optional(slot, field)?.ok_or(self.wrong(field))
+    /// The record of a tensor in the data section.
+    fn data_record(&self, at: u32, field: &'static str) -> Result<&'a TensorRecord, FormatError> {
+        if (at as usize) < self.model.tensor_count() {
+            let tensor = self.model.tensor_record(at as usize);
+            if tensor.place() == Place::Data {
+                return Ok(tensor);
+            }
+        }
+        Err(self.wrong(field))
+    }
+
+    fn constant(&self, slot: usize, field: &'static str) -> Result<&'a TensorRecord, FormatError> {
+        self.data_record(self.record.constants[slot], field)
     }
 
     /// The elements of a constant of type `dtype`, in place.
     fn elements<T: bytemuck::Pod>(
         &self,
-        tensor: &Tensor<'a>,
+        tensor: &TensorRecord,
         dtype: DType,
         field: &'static str,
     ) -> Result<&'a [T], FormatError> {
-        if tensor.dtype != dtype {
+        if tensor.dtype() != dtype {
             return Err(self.wrong(field));
         }
-        let bytes = self.model.data_bytes(tensor).ok_or(self.wrong(field))?;
+        let bytes = self.model.constant_data(tensor).ok_or(self.wrong(field))?;
         bytemuck::try_cast_slice(bytes).map_err(|_| self.wrong(field))
     }
 
     /// As [`elements`](Self::elements), for constants that have no other layout.
     fn canonical<T: bytemuck::Pod>(
         &self,
-        tensor: &Tensor<'a>,
+        tensor: &TensorRecord,
         dtype: DType,
         field: &'static str,
     ) -> Result<&'a [T], FormatError> {
-        if tensor.layout != Layout::Canonical {
+        if tensor.layout() != Layout::Canonical {
             return Err(self.wrong(field));
         }
         self.elements(tensor, dtype, field)
     }
 
-    /// The geometry of a convolution whose weights have shape `[O, H, W, I]`, or `[1, H, W, C]` where it is
+    /// The geometry of a convolution of activations of type `dtype` whose weights have shape `[O, H, W, I]`, or `[1, H, W, C]` where it is
     /// depthwise.
-    fn geometry(
-        &self,
-        kind: Kind,
-        input: Shape,
-        weights: &Tensor<'a>,
-    ) -> Result<Conv2dGeometry, FormatError> {
+    #[inline(never)]
+    fn geometry(&self, dtype: DType) -> Result<Conv2dGeometry, FormatError> {
+        let input = self.input(dtype)?;
+        let weights = self.constant(slot::WEIGHTS, "weights")?;
         let [filters, height, width, channels] = weights.shape.map(|d| d as usize);
         let window = self.record.window;
-        let filters = match kind {
-            Kind::BbDepthwiseConv2d if filters != 1 => return Err(self.wrong("weights")),
-            Kind::BbDepthwiseConv2d => channels,
-            _ => filters,
+        let filters = match self.record.kind == Kind::BbDepthwiseConv2d.code() {
+            true if filters != 1 => return Err(self.wrong("weights")),
+            true => channels,
+            false => filters,
         };
         if [height, width] != window.kernel.map(usize::from) || channels != input.channels() {
             return Err(self.wrong("weights"));
@@ -466,7 +792,7 @@ impl<'a> Parser<'_, 'a> {
         match self.optional(slot, field)? {
             None => Ok(None),
             Some(tensor) if tensor.shape == [1, 1, 1, channels as u32] => {
-                Ok(Some(self.canonical(&tensor, DType::Bits, field)?))
+                Ok(Some(self.canonical(tensor, DType::Bits, field)?))
             }
             Some(_) => Err(self.wrong(field)),
         }
@@ -486,62 +812,81 @@ impl<'a> Parser<'_, 'a> {
             let tensor = self.constant(slot, name)?;
             if tensor.shape == shape { Ok(tensor) } else { Err(self.wrong(name)) }
         };
-        let lo = self.canonical(&part(first)?, DType::I32, name)?;
-        let hi = self.canonical(&part(first + 1)?, DType::I32, name)?;
-        let flip = self.canonical(&part(first + 2)?, DType::Bits, name)?;
+        let lo = self.canonical(part(first)?, DType::I32, name)?;
+        let hi = self.canonical(part(first + 1)?, DType::I32, name)?;
+        let flip = self.canonical(part(first + 2)?, DType::Bits, name)?;
         Rules::new(grid, conv.channels(), lo, hi, flip).map_err(|e| self.argument(e))
     }
 
-    /// The rules of a convolution, and its fused pool where the record has one.
-    fn tail(&self, geometry: &Conv2dGeometry) -> Result<(Rules<'a>, Option<Pool<'a>>), FormatError> {
+    /// What a convolution of activations of type `dtype` is beside its weights, whose shape is checked.
+    #[inline(never)]
+    fn layer(&self, dtype: DType) -> Result<ConvLayer<'a>, FormatError> {
         let record = self.record;
+        let geometry = self.geometry(dtype);
+        let geometry = in_place(&geometry)?;
         let conv = geometry.output();
-        let veto = [0, 1, 2].map(|part| record.constants[slot::VETO_LO + part] != NONE);
-        if record.pool == WindowRecord::default_zero() {
-            if veto != [false; 3] || record.constants[slot::INVERT] != NONE || record.veto_grid != 0 {
-                return Err(self.wrong("pool"));
-            }
-            return Ok((self.rules(slot::LO, record.rule_grid, conv, conv)?, None));
+        let has_pool = record.pool != WindowRecord::default_zero();
+        let has_veto = record.constants[slot::VETO_LO..][..3].iter().any(|&part| part != NONE);
+        if !has_pool && (has_veto || record.constants[slot::INVERT] != NONE) {
+            return Err(self.wrong("pool"));
         }
-        let bare = Pool::new(conv, record.pool.into(), None, None).map_err(|e| self.argument(e))?;
-        let sliding = bare.sliding();
-        let output = Shape::new(sliding.output_height(), sliding.output_width(), conv.channels())
-            .map_err(|e| self.argument(e))?;
-        let rules = self.rules(slot::LO, record.rule_grid, conv, &output)?;
-        let veto = if veto == [false; 3] {
-            if record.veto_grid != 0 {
-                return Err(self.wrong("veto_grid"));
-            }
-            None
-        } else {
-            Some(self.rules(slot::VETO_LO, record.veto_grid, conv, &output)?)
+        if !has_veto && record.veto_grid != 0 {
+            return Err(self.wrong(if has_pool { "veto_grid" } else { "pool" }));
+        }
+        let output = if has_pool { self.pooled(conv)? } else { *conv };
+        let rules = self.rules(slot::LO, record.rule_grid, conv, &output);
+        let rules = in_place(&rules)?;
+        let veto =
+            if has_veto { Some(self.rules(slot::VETO_LO, record.veto_grid, conv, &output)) } else { None };
+        let veto = match &veto {
+            Some(veto) => Some(in_place(veto)?),
+            None => None,
         };
         let invert = self.pixel_bits(slot::INVERT, "invert", conv.channels())?;
-        let pool = Pool::new(conv, record.pool.into(), veto, invert).map_err(|e| self.argument(e))?;
-        Ok((rules, Some(pool)))
+        let pool = if has_pool { Some(self.pool(conv, veto, invert)) } else { None };
+        let pool = match &pool {
+            Some(pool) => Some(in_place(pool)?),
+            None => None,
+        };
+        ConvLayer::of_parts(geometry, rules, pool).map_err(|e| self.argument(e))
+    }
+
+    /// The record's pool on the convolution's plane `conv`.
+    #[inline(never)]
+    fn pool(
+        &self,
+        conv: &Shape,
+        veto: Option<&Rules<'a>>,
+        invert: Option<&'a [u32]>,
+    ) -> Result<Pool<'a>, FormatError> {
+        Pool::new(conv, self.record.pool.into(), veto.copied(), invert).map_err(|e| self.argument(e))
+    }
+
+    /// The shape of the convolution's plane `conv` after the record's pool.
+    #[inline(never)]
+    fn pooled(&self, conv: &Shape) -> Result<Shape, FormatError> {
+        let pool = Sliding::new(conv.height(), conv.width(), self.record.pool.into());
+        pool.and_then(|pool| Shape::new(pool.output_height(), pool.output_width(), conv.channels()))
+            .map_err(|e| self.argument(e))
     }
 
     /// The offset of each input channel, or an empty slice where the record has none.
     fn channel_adds(&self, channels: usize) -> Result<&'a [i32], FormatError> {
-        let at = self.record.channel_adds as usize;
-        if at == 0 {
+        if self.record.channel_adds == 0 {
             return Ok(&[]);
         }
-        if at >= self.model.tensor_count() {
+        let tensor = self.data_record(self.record.channel_adds, "channel_adds")?;
+        if tensor.shape != [1, 1, 1, channels as u32] {
             return Err(self.wrong("channel_adds"));
         }
-        let tensor = self.model.tensor_at(at);
-        if tensor.place != Place::Data || tensor.shape != [1, 1, 1, channels as u32] {
-            return Err(self.wrong("channel_adds"));
-        }
-        self.canonical(&tensor, DType::I32, "channel_adds")
+        self.canonical(tensor, DType::I32, "channel_adds")
     }
 
     /// The fixed-point function of each unit of a head.
     fn requantization(&self, units: usize) -> Result<Requantization<'a>, FormatError> {
         let units = units as u32;
         let knee: &[i32] = match self.optional(slot::KNEE, "knee")? {
-            Some(knee) if knee.shape == [1, 1, 1, units] => self.canonical(&knee, DType::I32, "knee")?,
+            Some(knee) if knee.shape == [1, 1, 1, units] => self.canonical(knee, DType::I32, "knee")?,
             Some(_) => return Err(self.wrong("knee")),
             None => &[],
         };
@@ -551,14 +896,14 @@ impl<'a> Parser<'_, 'a> {
             if tensor.shape != [1, 1, rows, units] {
                 return Err(self.wrong(name));
             }
-            self.canonical::<i64>(&tensor, DType::I64, name)
+            self.canonical::<i64>(tensor, DType::I64, name)
         };
         let (mul, add) = (factor(slot::MUL, "mul")?, factor(slot::ADD, "add")?);
         Requantization::new(mul, add, knee, self.record.shift).map_err(|e| self.argument(e))
     }
 
     /// Fully connected weights of shape `[units, H, W, C]`, and the units.
-    fn dense_weights(&self, input: &Shape) -> Result<(usize, Tensor<'a>), FormatError> {
+    fn dense_weights(&self, input: &Shape) -> Result<(usize, &'a TensorRecord), FormatError> {
         let tensor = self.constant(slot::WEIGHTS, "weights")?;
         let [units, height, width, channels] = tensor.shape.map(|d| d as usize);
         if [height, width, channels] != [input.height(), input.width(), input.channels()] {
@@ -567,12 +912,11 @@ impl<'a> Parser<'_, 'a> {
         Ok((units, tensor))
     }
 
-    /// Packed fully connected weights, and the multiply-accumulates.
-    fn dense(&self, input: Shape) -> Result<(Dense<'a>, u64), FormatError> {
+    /// Packed fully connected weights.
+    fn dense(&self, input: Shape) -> Result<Dense<'a>, FormatError> {
         let (units, tensor) = self.dense_weights(&input)?;
-        let words = self.canonical(&tensor, DType::Bits, "weights")?;
-        let dense = Dense::new(input, units, words).map_err(|e| self.argument(e))?;
-        Ok((dense, units as u64 * dense.features() as u64))
+        let words = self.canonical(tensor, DType::Bits, "weights")?;
+        Dense::new(input, units, words).map_err(|e| self.argument(e))
     }
 }
 

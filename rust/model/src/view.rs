@@ -7,7 +7,7 @@ use crate::format::{
     ALIGNMENT, CRC, CRC_FROM, DType, FLAG_FLOAT_OUTPUT, Header, Kind, Layout, MAGIC, MAX_ARENA,
     MAX_OPERATORS, MAX_TENSORS, OperatorRecord, Place, Span, TensorRecord, VERSION, align, storage_bytes,
 };
-use crate::operator::{Operator, slot};
+use crate::operator::{self, Operator, slot};
 #[cfg(feature = "alloc")]
 use cbin_nn_kernels::bits::words_for;
 #[cfg(feature = "alloc")]
@@ -76,6 +76,35 @@ impl Tensor<'_> {
 
     pub(crate) fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.bytes
+    }
+}
+
+/// What a record says, of a checked model; what it can't say in one is read as the first code.
+impl TensorRecord {
+    pub(crate) fn dtype(&self) -> DType {
+        DType::from_code(self.dtype).unwrap_or(DType::Bits)
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        Place::from_code(self.place).unwrap_or(Place::Data)
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        Layout::from_code(self.layout).unwrap_or(Layout::Canonical)
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        storage_bytes(self.dtype(), self.layout(), self.shape).unwrap_or(0)
+    }
+
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.offset as usize..self.offset as usize + self.bytes()
+    }
+
+    /// As [`Tensor::image_shape`].
+    pub(crate) fn image_shape(&self) -> Result<Shape, cbin_nn_kernels::ArgumentError> {
+        let [_, height, width, channels] = self.shape.map(|d| d as usize);
+        Shape::new(height, width, channels)
     }
 }
 
@@ -247,28 +276,27 @@ impl<'a> Model<'a> {
                 if record.shape[0] != 1 || layout != Layout::Canonical {
                     return Err(field("shape"));
                 }
-                self.tensor_at(index).image_shape().map_err(|_| field("shape"))?;
+                record.image_shape().map_err(|_| field("shape"))?;
             }
         }
         if data_end != self.data.len() {
             return Err(FormatError::Header { field: "data_bytes" });
         }
-        match self.tensor_at(0).dtype {
+        match self.tensor_record(0).dtype() {
             DType::U8 | DType::Bits => Ok(()),
             _ => Err(FormatError::Tensor { index: 0, field: "dtype" }),
         }
     }
 
     fn check_operator(&self, index: usize) -> Result<(), FormatError> {
-        let operator = Operator::from_record(self, index)?;
-        operator.check_contents().map_err(|error| FormatError::Argument { index, error })?;
-        let output = self.tensor_at(index + 1);
-        let shape = operator.output();
+        let output = self.tensor_record(index + 1);
+        let operator = operator::check(self, index, output.dtype())?;
+        let shape = operator.output;
         let expected = [1, shape.height() as u32, shape.width() as u32, shape.channels() as u32];
         if output.shape != expected {
             return Err(FormatError::Tensor { index: index + 1, field: "shape" });
         }
-        if !operator.writes(output.dtype) {
+        if !operator.writes {
             return Err(FormatError::Tensor { index: index + 1, field: "dtype" });
         }
         let record = &self.operators[index];
@@ -281,7 +309,7 @@ impl<'a> Model<'a> {
         {
             return Err(FormatError::Operator { index, field: "scratch_offset" });
         }
-        if (record.scratch_bytes as usize) < operator.scratch_bytes() {
+        if (record.scratch_bytes as usize) < operator.scratch_bytes {
             return Err(FormatError::Operator { index, field: "scratch_bytes" });
         }
         if self.text(record.name).is_none() {
@@ -289,7 +317,7 @@ impl<'a> Model<'a> {
         }
         // What this operator writes must not touch what it or a later operator still reads.
         let scratch = scratch.start as usize..scratch.end as usize;
-        let written = if output.place == Place::Arena { output.range() } else { 0..0 };
+        let written = if output.place() == Place::Arena { output.range() } else { 0..0 };
         if overlap(&scratch, &written) {
             return Err(FormatError::Overlap { index });
         }
@@ -299,8 +327,8 @@ impl<'a> Model<'a> {
                 if input == 0 || input > index {
                     continue;
                 }
-                let live = self.tensor_at(input);
-                let live = if live.place == Place::Arena { live.range() } else { 0..0 };
+                let live = self.tensor_record(input);
+                let live = if live.place() == Place::Arena { live.range() } else { 0..0 };
                 if overlap(&live, &written) || overlap(&live, &scratch) {
                     return Err(FormatError::Overlap { index });
                 }
@@ -362,19 +390,22 @@ impl<'a> Model<'a> {
         (index < self.tensors.len()).then(|| self.tensor_at(index))
     }
 
+    /// The record of tensor `index`, which exists.
+    pub(crate) fn tensor_record(&self, index: usize) -> &'a TensorRecord {
+        &self.tensors[index]
+    }
+
     /// Tensor `index`, which exists.
     pub(crate) fn tensor_at(&self, index: usize) -> Tensor<'a> {
-        let record = &self.tensors[index];
-        let dtype = DType::from_code(record.dtype).unwrap_or(DType::Bits);
-        let layout = Layout::from_code(record.layout).unwrap_or(Layout::Canonical);
+        let record = self.tensor_record(index);
         Tensor {
             name: self.text(record.name).unwrap_or(""),
-            dtype,
-            place: Place::from_code(record.place).unwrap_or(Place::Data),
-            layout,
+            dtype: record.dtype(),
+            place: record.place(),
+            layout: record.layout(),
             shape: record.shape,
             offset: record.offset as usize,
-            bytes: storage_bytes(dtype, layout, record.shape).unwrap_or(0),
+            bytes: record.bytes(),
             scale: record.scale,
         }
     }
@@ -396,12 +427,12 @@ impl<'a> Model<'a> {
 
     /// Bytes of one input image.
     pub fn input_bytes(&self) -> usize {
-        self.input().bytes
+        self.tensor_record(0).bytes()
     }
 
     /// Bytes of one image's output.
     pub fn output_bytes(&self) -> usize {
-        self.output().bytes
+        self.tensor_record(self.operators.len()).bytes()
     }
 
     /// Bytes of arena that a run needs, scratch included; a multiple of 4.
@@ -459,7 +490,7 @@ impl<'a> Model<'a> {
             .iter()
             .chain(adds)
             .filter(|&&t| (t as usize) < self.tensors.len())
-            .map(|&t| self.tensor_at(t as usize).bytes)
+            .map(|&t| self.tensor_record(t as usize).bytes())
             .sum()
     }
 
@@ -498,6 +529,11 @@ impl<'a> Model<'a> {
             return None;
         }
         self.data.get(tensor.range())
+    }
+
+    /// The stored bytes of a constant.
+    pub(crate) fn constant_data(&self, record: &TensorRecord) -> Option<&'a [u8]> {
+        self.data.get(record.range())
     }
 }
 

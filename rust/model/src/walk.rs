@@ -2,8 +2,8 @@
 
 use core::ops::Range;
 
-use crate::format::{DType, Place};
-use crate::view::Tensor;
+use crate::format::{DType, Place, TensorRecord};
+use crate::operator::{self, Io};
 use crate::{Model, RunError};
 
 /// Sees each operator begin and end.
@@ -41,9 +41,7 @@ impl Model<'_> {
         arena: &mut [u32],
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        self.walk(input, output, arena, observer, |index, input, output, dtype, scratch| {
-            self.operator(index).ok()?.run(input, output, dtype, scratch)
-        })
+        self.walk(input, output, arena, observer, |index, io| operator::run(self, index, io))
     }
 
     /// As [`run`](Self::run), with every operator's naive reference: slow, and the same bytes.
@@ -57,12 +55,10 @@ impl Model<'_> {
         arena: &mut [u32],
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        self.walk(input, output, arena, observer, |index, input, output, dtype, _| {
-            self.operator(index).ok()?.run_reference(input, output, dtype)
-        })
+        self.walk(input, output, arena, observer, |index, io| operator::run_reference(self, index, io))
     }
 
-    /// `execute` runs the operator of an index on (input, output, output type, scratch).
+    /// `execute` runs the operator of an index.
     #[inline(always)]
     pub(crate) fn walk(
         &self,
@@ -70,12 +66,12 @@ impl Model<'_> {
         output: &mut [u8],
         arena: &mut [u32],
         observer: &mut impl Observer,
-        mut execute: impl FnMut(usize, &[u8], &mut [u8], DType, &mut [u32]) -> Option<()>,
+        mut execute: impl FnMut(usize, Io<'_>) -> Option<()>,
     ) -> Result<(), RunError> {
         exact("input", self.input_bytes(), input.len())?;
         exact("output", self.output_bytes(), output.len())?;
-        aligned("input", &self.input(), input)?;
-        aligned("output", &self.output(), output)?;
+        aligned("input", self.tensor_record(0), input)?;
+        aligned("output", self.tensor_record(self.operator_count()), output)?;
         let got = size_of_val(arena);
         let arena = arena.get_mut(..self.arena_bytes() / 4).ok_or(RunError::Length {
             argument: "arena",
@@ -85,22 +81,23 @@ impl Model<'_> {
         for index in 0..self.operator_count() {
             let failed = RunError::Operator { index };
             let record = self.record(index);
-            let source = self.tensor_at(record.inputs[0] as usize);
-            let target = self.tensor_at(index + 1);
+            let source = self.tensor_record(record.inputs[0] as usize);
+            let target = self.tensor_record(index + 1);
             let scratch = words(record.scratch_offset as usize, record.scratch_bytes as usize);
             let [from, to, scratch] = arena
-                .get_disjoint_mut([arena_words(&source), arena_words(&target), scratch])
+                .get_disjoint_mut([arena_words(source), arena_words(target), scratch])
                 .map_err(|_| failed)?;
-            let from = match source.place {
+            let from = match source.place() {
                 Place::Input => input,
-                _ => bytemuck::cast_slice(from).get(..source.bytes).ok_or(failed)?,
+                _ => bytemuck::cast_slice(from).get(..source.bytes()).ok_or(failed)?,
             };
-            let to = match target.place {
+            let to = match target.place() {
                 Place::Output => &mut *output,
-                _ => bytemuck::cast_slice_mut(to).get_mut(..target.bytes).ok_or(failed)?,
+                _ => bytemuck::cast_slice_mut(to).get_mut(..target.bytes()).ok_or(failed)?,
             };
             observer.before(index);
-            execute(index, from, to, target.dtype, scratch).ok_or(failed)?;
+            let io = Io { input: from, output: &mut *to, dtype: target.dtype(), scratch };
+            execute(index, io).ok_or(failed)?;
             observer.after(index, to);
         }
         Ok(())
@@ -108,9 +105,9 @@ impl Model<'_> {
 }
 
 /// The arena words of a tensor, or an empty range at 0 for one that is elsewhere.
-fn arena_words(tensor: &Tensor<'_>) -> Range<usize> {
-    match tensor.place {
-        Place::Arena => words(tensor.offset, tensor.bytes),
+fn arena_words(tensor: &TensorRecord) -> Range<usize> {
+    match tensor.place() {
+        Place::Arena => words(tensor.offset as usize, tensor.bytes()),
         _ => 0..0,
     }
 }
@@ -125,8 +122,8 @@ fn exact(argument: &'static str, expected: usize, got: usize) -> Result<(), RunE
     if expected == got { Ok(()) } else { Err(RunError::Length { argument, expected, got }) }
 }
 
-fn aligned(argument: &'static str, tensor: &Tensor<'_>, bytes: &[u8]) -> Result<(), RunError> {
-    let alignment = match tensor.dtype {
+fn aligned(argument: &'static str, tensor: &TensorRecord, bytes: &[u8]) -> Result<(), RunError> {
+    let alignment = match tensor.dtype() {
         DType::U8 | DType::I8 => 1,
         DType::I16 => 2,
         DType::Bits | DType::I32 => 4,

@@ -405,7 +405,7 @@ impl Builder {
                     bytemuck::cast_slice(stored),
                 )?;
                 self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
-                measure(&Operator::QbConv2d(kernel, geometry))
+                measure(&Operator::QbConv2d(kernel))
             }
             OperatorSpec::BbConv2d { weights, filters, window, padding, lanes, rules, pool } => {
                 record.kind = Kind::BbConv2d.code();
@@ -430,7 +430,7 @@ impl Builder {
                 record.constants[slot::WEIGHTS] =
                     self.constant(name, "weights", DType::Bits, layout, shape, bytemuck::cast_slice(stored))?;
                 self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
-                measure(&Operator::BbConv2d(kernel, geometry))
+                measure(&Operator::BbConv2d(kernel))
             }
             OperatorSpec::QqConv2d { weights, filters, window, affine, channel_adds, rules, pool } => {
                 record.kind = Kind::QqConv2d.code();
@@ -452,7 +452,7 @@ impl Builder {
                     ByteWeights::I16(w) => self.canonical(name, "weights", DType::I16, shape, w)?,
                 };
                 self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
-                measure(&Operator::QqConv2d(kernel, geometry))
+                measure(&Operator::QqConv2d(kernel))
             }
             OperatorSpec::BbPointwiseConv2d { weights, filters, strides, rules, pool } => {
                 record.kind = Kind::BbPointwiseConv2d.code();
@@ -467,7 +467,7 @@ impl Builder {
                 record.constants[slot::WEIGHTS] =
                     self.canonical(name, "weights", DType::Bits, shape, weights)?;
                 self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
-                measure(&Operator::BbPointwiseConv2d(kernel, geometry))
+                measure(&Operator::BbPointwiseConv2d(kernel))
             }
             OperatorSpec::BbDepthwiseConv2d { weights, window, padding, rules, pool } => {
                 record.kind = Kind::BbDepthwiseConv2d.code();
@@ -502,7 +502,7 @@ impl Builder {
                 record.constants[slot::WEIGHTS] =
                     self.canonical(name, "weights", DType::Bits, dense_shape(&source, *units), weights)?;
                 self.rules(name, &mut record, slot::LO, rules, kernel.output(), kernel.output())?;
-                measure(&Operator::BbFc(kernel, 0))
+                measure(&Operator::BbFc(kernel))
             }
             OperatorSpec::BbqFc {
                 weights,
@@ -523,7 +523,7 @@ impl Builder {
                 record.constants[slot::WEIGHTS] =
                     self.canonical(name, "weights", DType::Bits, dense_shape(&source, *units), weights)?;
                 self.requantization(name, &mut record, *units, mul, add, knee)?;
-                measure(&Operator::BbqFc(kernel, *dense.output(), 0))
+                measure(&Operator::BbqFc(kernel))
             }
             OperatorSpec::BqqFc {
                 weights,

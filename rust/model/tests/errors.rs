@@ -335,6 +335,7 @@ fn codes_and_slugs_are_stable_and_different() {
         (FormatError::Operator { index: 5, field: "kind" }, 9, "bad-operator", "operator 5: field `kind`"),
         (FormatError::Argument { index: 6, error }, 10, "bad-argument", "operator 6: `strides` must be"),
         (FormatError::Overlap { index: 7 }, 11, "arena-overlap", "operator 7"),
+        (FormatError::NotBuilt { index: 8 }, 12, "operator-not-built", "operator 8: this build was trimmed"),
     ];
     for (error, code, slug, text) in table {
         assert_eq!((error.code(), error.slug()), (code, slug));

@@ -34,7 +34,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages. It changes with every change that an older reader would misunderstand.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The longest frame in bytes, terminating zero included.
 pub const MAX_FRAME_BYTES: usize = 1024;
@@ -274,6 +274,12 @@ pub enum BoardError {
         written: u32,
         /// Bytes of an image.
         needed: u32,
+    },
+    /// The image was built without an operator of the model, or without the layout of its weights.
+    #[error("this runner was built without the operator with index {index}")]
+    OperatorNotBuilt {
+        /// The operator's index in the model.
+        index: u32,
     },
     /// The layer walk failed on a model that had passed its check.
     #[error("the run failed on the board")]

@@ -77,6 +77,7 @@ fn every_response_survives_the_wire() {
             BoardError::OutOfOrder { offset: value, expected: !value },
             BoardError::OutOfRange { end: value, limit: !value },
             BoardError::InputIncomplete { written: value, needed: !value },
+            BoardError::OperatorNotBuilt { index: value },
             BoardError::RunFailed,
         ] {
             round_trip!(Response, Response::Error(error));

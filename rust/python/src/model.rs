@@ -30,6 +30,8 @@ pub(crate) struct OperatorInfo {
     constant_bytes: usize,
     macs: u64,
     fused_pool: bool,
+    /// How its weights lie in the file; None for an operator without any.
+    weights_layout: Option<&'static str>,
 }
 
 /// Height, width, channels.
@@ -139,6 +141,7 @@ impl Model {
                     constant_bytes: model.constant_bytes(index),
                     macs: operator.macs(),
                     fused_pool: operator.has_fused_pool(),
+                    weights_layout: model.weights(index).map(|weights| weights.layout.name()),
                 })
             })
             .collect()
