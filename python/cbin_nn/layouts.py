@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from .operators import BBConv2D, LoweredModel, Operator
+from .operators import BBConv2D, LoweredModel, Operator, QBConv2D
 
 __all__ = ["choose_layouts"]
 
@@ -34,6 +34,10 @@ def _vertical_is_cheaper(operator: BBConv2D) -> bool:
     return operator.weights.shape[0] >= FEWEST_FILTERS and max(spans) <= LONGEST_SPAN
 
 
+def _sums_are_cheaper(operator: QBConv2D) -> bool:
+    return operator.weights.shape[3] == 3
+
+
 def choose_layouts(lowered: LoweredModel, densities: Mapping[str, npt.NDArray[np.float64]]) -> LoweredModel:
     """The same model, with a layout for each binary convolution's weights.
 
@@ -46,6 +50,8 @@ def choose_layouts(lowered: LoweredModel, densities: Mapping[str, npt.NDArray[np
     """
 
     def choose(operator: Operator) -> Operator:
+        if isinstance(operator, QBConv2D):
+            return replace(operator, pixel_sums=_sums_are_cheaper(operator))
         if not isinstance(operator, BBConv2D) or not _vertical_is_cheaper(operator):
             return operator
         density = densities.get(operator.input, np.full(operator.weights.shape[3], 0.5))

@@ -310,6 +310,7 @@ impl<'a> Parser<'_, 'a> {
                 let weights = match weights.layout {
                     Layout::ByteMask => Weights::ByteMask(words),
                     Layout::Canonical => Weights::Packed(words),
+                    Layout::PixelSums => Weights::PixelSums(words),
                     Layout::Lanes => return Err(self.wrong("weights")),
                 };
                 QbConv2d::new(geometry, affine, weights, rules, pool)
@@ -340,7 +341,7 @@ impl<'a> Parser<'_, 'a> {
                 let weights = match weights.layout {
                     Layout::Lanes => bbconv2d::Weights::Lanes(words),
                     Layout::Canonical => bbconv2d::Weights::Packed(words),
-                    Layout::ByteMask => return Err(self.wrong("weights")),
+                    Layout::ByteMask | Layout::PixelSums => return Err(self.wrong("weights")),
                 };
                 BbConv2d::new(geometry, padding, weights, rules, pool)
                     .map(|o| Operator::BbConv2d(o, geometry))

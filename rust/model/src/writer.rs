@@ -21,6 +21,7 @@ use cbin_nn_kernels::bbqfc::{BbqFc, Requantization};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
 use cbin_nn_kernels::bqqfc::BqqFc;
 use cbin_nn_kernels::lanes::to_lanes;
+use cbin_nn_kernels::pixel_sums::{SumShape, to_sums};
 use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
 use cbin_nn_kernels::qqconv2d::QqConv2d;
 use cbin_nn_kernels::rule::{Grid, Pool, Rules};
@@ -376,18 +377,25 @@ impl Builder {
                 record.window = window_record(*window)?;
                 (record.input_mul, record.input_add) = (affine.mul, affine.add);
                 let geometry = Conv2dGeometry::new(source, *window, *filters).map_err(argument)?;
-                let masks;
+                let rewritten;
+                let no_layout = || argument(ArgumentError::Value { argument: "weights layout" });
+                let sum_shape = SumShape::new(window.kernel, source.channels());
                 let (stored, view) = match layout {
                     Layout::Canonical => (weights, Weights::Packed(weights)),
                     Layout::ByteMask => {
                         let mut bytes = vec![0; filters * Weights::byte_mask_words(&geometry)];
                         to_byte_mask(&geometry, weights, &mut bytes).map_err(argument)?;
-                        masks = bytes;
-                        (&masks, Weights::ByteMask(&masks))
+                        rewritten = bytes;
+                        (&rewritten, Weights::ByteMask(&rewritten))
                     }
-                    Layout::Lanes => {
-                        return Err(argument(ArgumentError::Value { argument: "weights layout" }));
+                    Layout::PixelSums => {
+                        let shape = sum_shape.ok_or_else(no_layout)?;
+                        let mut words = vec![0; filters * shape.filter_words()];
+                        to_sums(&shape, weights, &mut words).map_err(argument)?;
+                        rewritten = words;
+                        (&rewritten, Weights::PixelSums(&rewritten))
                     }
+                    Layout::Lanes => return Err(no_layout()),
                 };
                 let (rules_view, pool_view) =
                     tail_views(&geometry, rules, pool.as_ref()).map_err(argument)?;

@@ -148,10 +148,10 @@ fn weights_by_output_channel_are_the_canonical_ones_in_another_order() {
     for index in 0..lanes.operator_count() {
         assert!(lanes.constant_bytes(index) > 0 || lanes.weights(index).is_none());
         let (Some(a), Some(b)) = (lanes.weights(index), canonical.weights(index)) else { continue };
-        let Some(packed) = lanes.packed_from_lanes(&a) else { continue };
+        let Some(packed) = lanes.repacked(&a) else { continue };
         seen += 1;
         assert_eq!(bytemuck::cast_slice::<u32, u8>(&packed), canonical.data_bytes(&b).unwrap());
-        assert!(canonical.packed_from_lanes(&b).is_none());
+        assert!(canonical.repacked(&b).is_none());
     }
     assert_eq!(seen, 1);
     assert_eq!(lanes.constant_bytes(usize::MAX), 0);
