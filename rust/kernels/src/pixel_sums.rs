@@ -15,14 +15,17 @@ So the four words from a tap's column on are the sums of eight windows. What a b
 table, and a tap outside the image is 0 there: borders cost nothing. All sums are 16 bits: `sum_walk` runs what fits them.
 
 A filter in this layout is a word with two numbers and then `taps / 2 + 1` words of two offsets, in bytes, the low half first:
-a list of the taps whose channel 0 is +1, and one of the others, each in ascending order and filled up to whole words, the
-second one to all that are left, with offsets of 0, where the table is 0.
+a list of the taps whose channel 0 is +1, and one of the others, each in ascending order. A list ends at a word; what it lacks,
+it has at its beginning, as offsets of 0, where the table is 0: at most one of them in the first list, all others in the second.
+A lone one, which makes the low half of a list's first word, is none of the list's offsets.
 
 ```text
-word 0      words of the second list, words of the first list << 16
+word 0      offsets of the second list, offsets of the first list << 16
 word 1 on   first list, second list
 ```
 */
+
+use core::ops::Range;
 
 use crate::ArgumentError;
 use crate::error::check_length;
@@ -102,43 +105,72 @@ impl SumShape {
 
     /// Whether a filter's weight of `tap` and `channel` is +1.
     pub(crate) fn weight_is_plus(&self, filter: &[u32], tap: usize, channel: usize) -> bool {
-        let first = (filter[0] >> 16) as usize;
-        for at in 0..2 * (self.filter_words() - 1) {
-            if let Some(pattern) = self.pattern(tap, offset_at(filter, at)) {
-                let differs = channel > 0 && pattern >> (channel - 1) & 1 == 1;
-                return (at < 2 * first) != differs;
+        for (list, offsets) in self.lists(filter).into_iter().enumerate() {
+            for at in offsets {
+                if let Some(pattern) = self.pattern(tap, offset_at(filter, at)) {
+                    let differs = channel > 0 && pattern >> (channel - 1) & 1 == 1;
+                    return (list == 0) != differs;
+                }
             }
         }
         // No such tap, in weights that nobody has checked.
         false
     }
 
+    /// Where the offsets of both lists are, for a filter that may be anything.
+    fn lists(&self, filter: &[u32]) -> [Range<usize>; 2] {
+        let end = 2 * (self.filter_words() - 1);
+        let [first, second] = list_lengths(filter).map(|length| length.min(end));
+        let split = first.next_multiple_of(2).min(end);
+        [split - first.min(split)..split, end - second.min(end - split)..end]
+    }
+
     /// Each tap once, in order, and 0 for the rest.
     pub(crate) fn check_contents(&self, weights: &[u32]) -> Result<(), ArgumentError> {
         let error = ArgumentError::Value { argument: "weights" };
         for filter in weights.chunks_exact(self.filter_words()) {
-            let first = (filter[0] >> 16) as usize;
-            let starts = [0, 2 * first];
-            let ends = [2 * first, 2 * (self.filter_words() - 1)];
-            if first >= self.filter_words()
-                || (filter[0] & 0xFFFF) as usize != self.filter_words() - 1 - first
-            {
+            if !self.fills(filter) {
                 return Err(error);
             }
-            let mut next = starts;
+            // Zeros are left out: no tap begins there.
+            let is_zero = |at: &usize| offset_at(filter, *at) == 0;
+            let mut lists = self.lists(filter);
+            let zeros = lists.clone().map(|list| list.take_while(is_zero).count());
+            for (list, zeros) in lists.iter_mut().zip(zeros) {
+                list.start += zeros;
+            }
+            let count: usize = lists.iter().map(Range::len).sum();
+            let lone_ones = (0..2 * (self.filter_words() - 1))
+                .filter(|at| lists.iter().all(|list| !list.contains(at)))
+                .all(|at| is_zero(&at));
+            if zeros[0] > 0 || ![0, 2].contains(&zeros[1]) || count != self.taps() || !lone_ones {
+                return Err(error);
+            }
             for tap in 0..self.taps() {
-                let is_next = |list: usize| {
-                    next[list] < ends[list] && self.pattern(tap, offset_at(filter, next[list])).is_some()
+                let is_next = |list: &&mut Range<usize>| {
+                    list.start < list.end && self.pattern(tap, offset_at(filter, list.start)).is_some()
                 };
-                next[(0..2).find(|&list| is_next(list)).ok_or(error)?] += 1;
-            }
-            let is_filled = |list: usize| (next[list]..ends[list]).all(|at| offset_at(filter, at) == 0);
-            if ends[0] - next[0] > 1 || !is_filled(0) || !is_filled(1) {
-                return Err(error);
+                lists.iter_mut().find(is_next).ok_or(error)?.start += 1;
             }
         }
         Ok(())
     }
+
+    /// Whether the lists fill a filter's words.
+    fn fills(&self, filter: &[u32]) -> bool {
+        let words = list_lengths(filter).map(|length| length.div_ceil(2));
+        words[0] + words[1] == self.filter_words() - 1
+    }
+}
+
+/// Offsets of both lists of a filter.
+fn list_lengths(filter: &[u32]) -> [usize; 2] {
+    [filter[0] >> 16, filter[0] & 0xFFFF].map(|length| length as usize)
+}
+
+/// Offset `at` of a filter.
+fn offset_at(filter: &[u32], at: usize) -> usize {
+    (filter[1 + at / 2] >> (16 * (at % 2))) as u16 as usize
 }
 
 /// Filters whose offsets lie in the table, at words, with as many words from there on as are loaded.
@@ -152,12 +184,11 @@ impl<'a> SumFilters<'a> {
     /// # Errors
     /// [`ArgumentError::Value`] naming `weights`.
     pub(crate) fn new(shape: SumShape, weights: &'a [u32]) -> Result<Self, ArgumentError> {
-        let (words, last) = (shape.filter_words() - 1, 4 * (shape.table_words() - SEGMENT_WORDS) as u32);
+        let last = 4 * (shape.table_words() - SEGMENT_WORDS) as u32;
         let is_inside = |pair: u32| pair & 0xFFFF <= last && pair >> 16 <= last && pair & 0x0003_0003 == 0;
-        let fits = weights.chunks_exact(words + 1).all(|filter| {
-            let lists = (filter[0] >> 16) as usize + (filter[0] & 0xFFFF) as usize;
-            lists == words && filter[1..].iter().all(|&pair| is_inside(pair))
-        });
+        let fits = weights
+            .chunks_exact(shape.filter_words())
+            .all(|filter| shape.fills(filter) && filter[1..].iter().all(|&pair| is_inside(pair)));
         if fits { Ok(Self { shape, weights }) } else { Err(ArgumentError::Value { argument: "weights" }) }
     }
 
@@ -167,18 +198,23 @@ impl<'a> SumFilters<'a> {
         self.weights.chunks(words).map(move |weights| Self { weights, ..self })
     }
 
+    #[cfg_attr(not(cbin_dsp), allow(dead_code))]
     pub(crate) fn weights(&self) -> &'a [u32] {
         self.weights
     }
 
+    #[cfg_attr(not(cbin_dsp), allow(dead_code))]
     pub(crate) fn shape(&self) -> &SumShape {
         &self.shape
     }
-}
 
-/// Offset `at` of a filter.
-fn offset_at(filter: &[u32], at: usize) -> usize {
-    (filter[1 + at / 2] >> (16 * (at % 2))) as u16 as usize
+    /// The offsets of both lists of each filter, lone offsets of 0 included.
+    #[cfg_attr(cbin_dsp, allow(dead_code))]
+    pub(crate) fn lists(self) -> impl Iterator<Item = (&'a [u32], &'a [u32])> {
+        self.weights
+            .chunks_exact(self.shape.filter_words())
+            .map(|filter| filter[1..].split_at(list_lengths(filter)[0].div_ceil(2)))
+    }
 }
 
 /// Rewrites canonical weights, `[filters][taps][one word]`, in this layout.
@@ -192,20 +228,20 @@ pub fn to_sums(shape: &SumShape, packed: &[u32], sums: &mut [u32]) -> Result<(),
     sums.fill(0);
     for (packed, filter) in packed.chunks_exact(shape.taps()).zip(sums.chunks_exact_mut(shape.filter_words()))
     {
-        let (mut at, mut first) = (0, 0);
-        for list in 0..2 {
-            for (tap, pixel) in packed.iter().enumerate().filter(|(_, pixel)| **pixel & 1 != list) {
-                let differing = if list == 0 { !pixel } else { *pixel };
-                let pattern = (differing >> 1) as usize & (shape.patterns() - 1);
-                filter[1 + at / 2] |= (shape.offset(tap, pattern) as u32) << (16 * (at % 2));
-                at += 1;
-            }
-            if list == 0 {
-                at += at % 2;
-                first = at / 2;
-            }
+        let end = 2 * (shape.filter_words() - 1);
+        let first = packed.iter().filter(|pixel| **pixel & 1 == 1).count();
+        let split = first.next_multiple_of(2);
+        // All but a lone offset of 0.
+        let second = end - split - (shape.taps() - first) % 2;
+        filter[0] = (first << 16 | second) as u32;
+        let mut next = [split - first, end - (shape.taps() - first)];
+        for (tap, pixel) in packed.iter().enumerate() {
+            let (list, differing) = if pixel & 1 == 1 { (0, !pixel) } else { (1, *pixel) };
+            let pattern = (differing >> 1) as usize & (shape.patterns() - 1);
+            let at = next[list];
+            filter[1 + at / 2] |= (shape.offset(tap, pattern) as u32) << (16 * (at % 2));
+            next[list] += 1;
         }
-        filter[0] = (first << 16 | (shape.filter_words() - 1 - first)) as u32;
     }
     Ok(())
 }

@@ -196,7 +196,8 @@ impl<'a> QbConv2d<'a> {
     /// Four-byte words of window that [`optimized`](Self::optimized) needs.
     pub fn window_words(&self) -> usize {
         match self.weights {
-            Weights::Packed(_) | Weights::PixelSums(_) => 0,
+            Weights::Packed(_) => 0,
+            Weights::PixelSums(sums) => self.summed(sums).map_or(0, |layer| layer.line_words()),
             Weights::ByteMask(masks) => self.masked(masks).window_words(),
         }
     }
@@ -259,7 +260,7 @@ impl<'a> QbConv2d<'a> {
             Weights::ByteMask(masks) => return self.masked(masks).convolve(input, output, window, scratch),
             Weights::PixelSums(sums) => {
                 if let Some(layer) = self.summed(sums) {
-                    return layer.convolve(input, output, scratch);
+                    return layer.convolve(input, output, window, scratch);
                 }
             }
             Weights::Packed(_) => {}

@@ -7,11 +7,11 @@ and neither is a constant. A pool's bits are set by the windows as they come; a 
 */
 
 use crate::ArgumentError;
-use crate::arch::{add_halves, sub_halves, sum_hits};
+use crate::arch::{copy_rows, move_down, signed_sums, sum_hits};
 use crate::bytes::Affine;
 use crate::conv::ConvLayer;
 use crate::error::check_length;
-use crate::pixel_sums::{MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters, SumShape};
+use crate::pixel_sums::{SEGMENT, SEGMENT_WORDS, SumFilters, SumShape};
 use crate::rule::{Grid, Rules};
 use crate::shape::Sliding;
 
@@ -52,6 +52,12 @@ impl<'a> SumLayer<'a> {
         fits.then_some(Self { layer, affine, channel_adds, shape, weights, largest: largest.into() })
     }
 
+    /// Four-byte words that a run needs for the pixels of one row under a segment.
+    pub(crate) fn line_words(&self) -> usize {
+        let pixels = self.shape.columns() + SEGMENT_WORDS;
+        (pixels * self.layer.geometry.input().channels()).div_ceil(4)
+    }
+
     /// Words of scratch that a run needs: the table, an interval a filter.
     pub(crate) fn scratch_words(&self) -> usize {
         self.shape.table_words() + 2 * self.layer.geometry.output().channels()
@@ -64,19 +70,21 @@ impl<'a> SumLayer<'a> {
         &self,
         input: &[u8],
         output: &mut [u32],
+        line: &mut [[u8; 4]],
         scratch: &mut [u32],
     ) -> Result<(), ArgumentError> {
         let out = *self.layer.output();
         check_length("output", out.words(), output.len())?;
         let filters = SumFilters::new(self.shape, self.weights)?;
+        let line = line.as_flattened_mut();
         let (table, intervals) = scratch.split_at_mut(self.shape.table_words());
         let intervals = intervals.as_chunks_mut().0;
         table[..SEGMENT_WORDS].fill(0);
         output.fill(0);
-        self.pass(filters, (&self.layer.rules, false), input, table, intervals, output);
+        self.pass(filters, (&self.layer.rules, false), input, (line, table), intervals, output);
         let Some(pool) = &self.layer.pool else { return Ok(()) };
         if let Some(veto) = pool.veto() {
-            self.pass(filters, (veto, true), input, table, intervals, output);
+            self.pass(filters, (veto, true), input, (line, table), intervals, output);
         }
         let words = out.pixel_words();
         for (at, bits) in output.iter_mut().enumerate() {
@@ -91,7 +99,7 @@ impl<'a> SumLayer<'a> {
         filters: SumFilters<'_>,
         (rules, clears): (&Rules<'_>, bool),
         input: &[u8],
-        table: &mut [u32],
+        (line, table): (&mut [u8], &mut [u32]),
         intervals: &mut [Interval],
         output: &mut [u32],
     ) {
@@ -104,7 +112,7 @@ impl<'a> SumLayer<'a> {
                 if self.covering(0, y).next().is_none() {
                     continue;
                 }
-                self.advance(input, table, x, (held.replace(y), y));
+                self.advance(input, (line, table), x, (held.replace(y), y));
                 for (word, (filters, intervals)) in filters.groups().zip(intervals.chunks(32)).enumerate() {
                     let hits = sum_hits(table, &filters, intervals, is_paired);
                     let mut update = |y: usize, x: usize, hits: u32| {
@@ -168,7 +176,13 @@ impl<'a> SumLayer<'a> {
     }
 
     /// Makes the table that of the windows from (y, x) on; it holds those of row `held`, or nothing.
-    fn advance(&self, input: &[u8], table: &mut [u32], x: usize, (held, y): (Option<usize>, usize)) {
+    fn advance(
+        &self,
+        input: &[u8],
+        (line, table): (&mut [u8], &mut [u32]),
+        x: usize,
+        (held, y): (Option<usize>, usize),
+    ) {
         let (window, rows) = (self.layer.geometry.sliding().window(), self.shape.kernel_rows());
         let table = &mut table[SEGMENT_WORDS..];
         let dilation = window.dilation[0];
@@ -177,52 +191,42 @@ impl<'a> SumLayer<'a> {
             Some(step) if step % dilation == 0 => (step / dilation).min(rows),
             _ => rows,
         };
-        table.copy_within(new * self.shape.row_words().., 0);
+        move_down(table, new * self.shape.row_words());
         for (row, sums) in table.chunks_exact_mut(self.shape.row_words()).enumerate().skip(rows - new) {
             let from = (y * window.strides[0] + row * dilation).wrapping_sub(window.padding[0]);
-            match self.layer.geometry.input().channels() {
-                1 => self.add_up::<1>(input, sums, from, x),
-                2 => self.add_up::<2>(input, sums, from, x),
-                3 => self.add_up::<3>(input, sums, from, x),
-                _ => self.add_up::<MAX_CHANNELS>(input, sums, from, x),
-            }
+            self.add_up(input, line, sums, from, x);
         }
     }
 
     /// One row of the table: the signed sums of row `y` of the image, from the first column of window `x` on.
-    fn add_up<const C: usize>(&self, input: &[u8], sums: &mut [u32], y: usize, x: usize) {
+    fn add_up(&self, input: &[u8], line: &mut [u8], sums: &mut [u32], y: usize, x: usize) {
         let (shape, columns) = (self.layer.geometry.input(), self.shape.columns());
         if y >= shape.height() {
             return sums.fill(0);
         }
-        let (pixels, _) = input[y * shape.width() * C..][..shape.width() * C].as_chunks::<C>();
-        let adds: [u32; C] = core::array::from_fn(|c| {
-            let add = self.channel_adds.get(c).copied().unwrap_or(self.affine.add);
+        // The columns of the line that are inside the image.
+        let (channels, padding) = (shape.channels(), self.layer.geometry.sliding().window().padding[1]);
+        let (first, pixels) = (padding.saturating_sub(x), columns + SEGMENT_WORDS);
+        let end = (shape.width() + padding).saturating_sub(x).min(pixels);
+        if first > 0 || end < pixels {
+            line.fill(0);
+        }
+        if first < end {
+            let from = (y * shape.width() + x + first - padding) * channels;
+            let length = (end - first) * channels;
+            copy_rows(&mut line[first * channels..], &input[from..], [0; 2], length, 1);
+        }
+        let adds = core::array::from_fn(|channel| {
+            let add = self.channel_adds.get(channel).copied().unwrap_or(self.affine.add);
             u32::from(add as u16) * 0x0001_0001
         });
-        let left = x.wrapping_sub(self.layer.geometry.sliding().window().padding[1]);
-        for column in 0..columns {
-            let at = [0, SEGMENT_WORDS].map(|lane| pixels.get(left.wrapping_add(column + lane)));
-            let inside =
-                [(0xFFFF, at[0]), (0xFFFF << 16, at[1])].map(|(half, pixel)| pixel.map_or(0, |_| half));
-            let [low, high] = at.map(|pixel| pixel.copied().unwrap_or([0; C]));
-            let mut values = [0; 1 << (MAX_CHANNELS - 1)];
-            for c in 0..C {
-                let bytes = u32::from(low[c]) | u32::from(high[c]) << 16;
-                let value = add_halves(bytes * self.affine.mul as u32, adds[c] & (inside[0] | inside[1]));
-                if c == 0 {
-                    values[0] = value;
-                    continue;
-                }
-                let half = 1 << (c - 1);
-                for pattern in 0..half {
-                    let sum = values[pattern];
-                    values[pattern] = add_halves(sum, value);
-                    values[pattern + half] = sub_halves(sum, value);
-                }
-            }
-            for (pattern, value) in values[..1 << (C - 1)].iter().enumerate() {
-                sums[pattern * columns + column] = *value;
+        signed_sums(line, channels, self.affine.mul as u32, &adds, &mut sums[..self.shape.row_words()]);
+        let is_outside = |pixel: usize| !(first..end).contains(&pixel);
+        if first > 0 || end < pixels {
+            for column in (0..columns).filter(|&c| is_outside(c) || is_outside(c + SEGMENT_WORDS)) {
+                let low = if is_outside(column) { 0 } else { 0xFFFF };
+                let high = if is_outside(column + SEGMENT_WORDS) { 0 } else { 0xFFFF << 16 };
+                sums[column..].iter_mut().step_by(columns).for_each(|sum| *sum &= low | high);
             }
         }
     }

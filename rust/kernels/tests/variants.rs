@@ -286,10 +286,11 @@ proptest! {
         if let Some(words) = &sums {
             let summed = build(Weights::PixelSums(words));
             summed.check_contents().unwrap();
+            let mut line = vec![[0xA5; 4]; summed.window_words()];
             let mut scratch = vec![0xA5A5_A5A5; summed.scratch_words()];
             let found = variants_agree!(summed.output().words(), output,
                 "reference, sums" => |out: &mut Vec<u32>| summed.reference(&image, out),
-                "sums" => |out: &mut Vec<u32>| summed.optimized(&image, out, &mut [], &mut scratch),
+                "sums" => |out: &mut Vec<u32>| summed.optimized(&image, out, &mut line, &mut scratch),
             );
             prop_assert_eq!(&found, &expected, "sums");
             if !cfg!(miri) && adds.is_empty() {

@@ -11,5 +11,5 @@ mod vertical;
 pub(crate) use byte_dot::byte_dot;
 pub(crate) use byte_mask::{byte_distance, byte_hits, copy_rows};
 pub(crate) use byte_pairs::{pair_hits, widen};
-pub(crate) use pixel_sums::{add_halves, sub_halves, sum_hits};
+pub(crate) use pixel_sums::{move_down, signed_sums, sum_hits};
 pub(crate) use vertical::{add_picked, column_picks, picks};

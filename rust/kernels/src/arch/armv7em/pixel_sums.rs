@@ -1,38 +1,137 @@
 /*!
-Sums of a segment's windows: two of them in a word, added by `SADD16`. A pair of offsets takes 13 instructions for sixteen
-taps: see [`pair`].
+Sums of a segment's windows: two of them in a word, added by `SADD16`. Two offsets take 13 instructions for sixteen
+taps: see [`list`].
 */
 
 use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
 
-use crate::pixel_sums::{SEGMENT, SumFilters};
+use crate::pixel_sums::{MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters};
 
-/// Defines a function of two words that is one instruction.
-macro_rules! halves {
-    ($name:ident, $instruction:literal) => {
-        /// See the portable function of this name.
-        #[inline(always)]
-        pub(crate) fn $name(a: u32, b: u32) -> u32 {
-            let result;
-            // SAFETY: the instruction reads two registers and writes one, and the flags GE; every core of this architecture
-            // has it.
-            unsafe {
-                asm!(
-                    concat!($instruction, " {result}, {a}, {b}"),
-                    a = in(reg) a,
-                    b = in(reg) b,
-                    result = lateout(reg) result,
-                    options(pure, nomem, nostack),
-                );
-            }
-            result
-        }
+/// See the portable function of this name.
+pub(crate) fn move_down(words: &mut [u32], by: usize) {
+    let Some(count) = words.len().checked_sub(by).filter(|count| *count > 0) else { return };
+    let (to, rest) = (words.as_mut_ptr(), count % 8);
+    // SAFETY: `count` words from `by` on and from 0 on are inside `words`; each is loaded before it may be overwritten, as
+    // the loads are ahead.
+    unsafe {
+        asm!(
+            "cmp {rest}, #0",
+            "beq 3f",
+            "2:",
+            "ldr r3, [{from}], #4",
+            "str r3, [{to}], #4",
+            "subs {rest}, #1",
+            "bne 2b",
+            "3:",
+            "cmp {blocks}, #0",
+            "beq 5f",
+            "4:",
+            "ldm {from}!, {{r3, r4, r5, r8, r9, r10, r11, r12}}",
+            "stm {to}!, {{r3, r4, r5, r8, r9, r10, r11, r12}}",
+            "subs {blocks}, #1",
+            "bne 4b",
+            "5:",
+            rest = inout(reg) rest => _,
+            blocks = inout(reg) count / 8 => _,
+            from = inout(reg) to.add(by) => _,
+            to = inout(reg) to => _,
+            out("r3") _,
+            out("r4") _, out("r5") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _,
+            options(nostack),
+        );
+    }
+}
+
+/// See the portable function of this name.
+#[inline]
+pub(crate) fn signed_sums(
+    line: &[u8],
+    channels: usize,
+    mul: u32,
+    adds: &[u32; MAX_CHANNELS],
+    sums: &mut [u32],
+) {
+    let columns = sums.len() / 4;
+    if channels != 3 || columns == 0 {
+        return super::super::portable::signed_sums(line, channels, mul, adds, sums);
+    }
+    assert!(line.len() >= 3 * (columns + SEGMENT_WORDS));
+    let factors = [mul, adds[0], adds[1], adds[2]];
+    // SAFETY: `line` holds `columns` pixels of three bytes and four more, `sums` four columns of words; there is a column.
+    unsafe { sums_of_three(line.as_ptr(), sums.as_mut_ptr(), columns, &factors) }
+}
+
+/// The value of a channel of the pixel at r0 and of the one behind the next three, in `$value`.
+macro_rules! value {
+    ($value:literal, $load:literal, $high:literal, $add:literal) => {
+        concat!(
+            "ldrb ",
+            $value,
+            ", ",
+            $load,
+            "\n",
+            "ldrb r3, ",
+            $high,
+            "\n",
+            "orr ",
+            $value,
+            ", ",
+            $value,
+            ", r3, lsl #16\n",
+            "mul ",
+            $value,
+            ", ",
+            $value,
+            ", r4\n",
+            "sadd16 ",
+            $value,
+            ", ",
+            $value,
+            ", ",
+            $add,
+            "\n",
+        )
     };
 }
 
-halves!(add_halves, "sadd16");
-halves!(sub_halves, "ssub16");
+/// As [`signed_sums`], for three channels: 28 instructions a column.
+///
+/// # Safety
+/// `line` holds `columns` pixels and four more, `sums` four times `columns` words; `columns` is at least 1.
+#[unsafe(naked)]
+unsafe extern "C" fn sums_of_three(
+    line: *const u8,
+    sums: *mut u32,
+    columns: usize,
+    factors: *const [u32; 4],
+) {
+    naked_asm!(
+        "push {{r4-r11, lr}}",
+        "ldm r3, {{r4, r5, r6, r7}}",
+        "lsl r8, r2, #2",
+        "add r9, r8, r8, lsl #1",
+        "2:",
+        value!("r10", "[r0]", "[r0, #12]", "r5"),
+        value!("r11", "[r0, #1]", "[r0, #13]", "r6"),
+        value!("r12", "[r0, #2]", "[r0, #14]", "r7"),
+        "add r0, #3",
+        // The sum and the difference of channels 1 and 2.
+        "sadd16 r3, r11, r12",
+        "ssub16 r12, r11, r12",
+        "ssub16 r11, r10, r12",
+        "str r11, [r1, r8]",
+        "sadd16 r11, r10, r12",
+        "str r11, [r1, r8, lsl #1]",
+        "ssub16 r11, r10, r3",
+        "str r11, [r1, r9]",
+        "sadd16 r11, r10, r3",
+        "str r11, [r1], #4",
+        "subs r2, #1",
+        "bne 2b",
+        "pop {{r4-r11, pc}}",
+    )
+}
 
 /// What [`hits`] takes beside table, filters and intervals.
 #[repr(C)]
@@ -71,30 +170,28 @@ pub(crate) fn sum_hits(
     [1, 3, 5, 7, 0, 2, 4, 6].map(inside)
 }
 
-/// Words of a list that are unrolled, a power of 2, and bits of their number.
-const UNROLLED: usize = 8;
-const UNROLLED_BITS: usize = 3;
+/// Offsets of a list that are unrolled, a power of 2, and bits of their number.
+const UNROLLED: usize = 16;
+const UNROLLED_BITS: usize = 4;
 
-/// Bytes of code of a [`pair`].
-const PAIR_CODE: usize = 52;
+/// Bytes of code of half a pair, and of the load before it.
+const HALF_CODE: usize = 24;
+const LOAD_CODE: usize = 4;
 
-/// Applies `$op`, an instruction for both halves, to r4, r5, r6 and r7 and to the sums at each of the next two offsets.
-macro_rules! pair {
-    ($op:literal) => {
+/// Loads the next two offsets.
+macro_rules! load {
+    () => {
+        "ldr.w r3, [r1], #4\n"
+    };
+}
+
+/// Applies `$op`, an instruction for both halves, to r4, r5, r6 and r7 and to the sums at an offset in r3, rotated.
+macro_rules! half {
+    ($op:literal, $rotation:literal) => {
         concat!(
-            "ldr r3, [r1], #4\n",
-            "uxtah r8, r0, r3\n",
-            "ldm.w r8, {{r8, r9, r10, r11}}\n",
-            $op,
-            " r4, r4, r8\n",
-            $op,
-            " r5, r5, r9\n",
-            $op,
-            " r6, r6, r10\n",
-            $op,
-            " r7, r7, r11\n",
-            "uxtah r8, r0, r3, ror #16\n",
-            "ldm.w r8, {{r8, r9, r10, r11}}\n",
+            "uxtah r8, r0, r3",
+            $rotation,
+            "\nldm.w r8, {{r8, r9, r10, r11}}\n",
             $op,
             " r4, r4, r8\n",
             $op,
@@ -107,20 +204,60 @@ macro_rules! pair {
     };
 }
 
-/// All the unrolled pairs of `$op`, entered so that the first round takes r3 of them; `$next` counts rounds down.
+/// Two offsets.
+macro_rules! pair {
+    ($op:literal) => {
+        concat!(load!(), half!($op, ""), half!($op, ", ror #16"))
+    };
+}
+
+/// Where the last `$offsets` of the unrolled code begin, with the first of them loaded, in halfwords from the table on.
+macro_rules! entry {
+    ($offsets:literal) => {
+        concat!(".byte (5f - 3b - ", $offsets, " * {half} - (", $offsets, " - 1) / 2 * {load}) / 2\n")
+    };
+}
+
+/// All the unrolled pairs of `$op`, entered so that the first round takes r8 offsets; `$next` counts rounds down.
 macro_rules! list {
     ($op:literal, $next:literal) => {
         concat!(
-            "tbb [pc, r3]\n",
+            load!(),
+            "tbb [pc, r8]\n",
             "3:\n",
-            ".byte (5f - 3b) / 2, (5f - 3b - {pair}) / 2, (5f - 3b - 2 * {pair}) / 2, (5f - 3b - 3 * {pair}) / 2\n",
-            ".byte (5f - 3b - 4 * {pair}) / 2, (5f - 3b - 5 * {pair}) / 2\n",
-            ".byte (5f - 3b - 6 * {pair}) / 2, (5f - 3b - 7 * {pair}) / 2\n",
+            ".byte (6f - 3b) / 2\n",
+            entry!("1"),
+            entry!("2"),
+            entry!("3"),
+            entry!("4"),
+            entry!("5"),
+            entry!("6"),
+            entry!("7"),
+            entry!("8"),
+            entry!("9"),
+            entry!("10"),
+            entry!("11"),
+            entry!("12"),
+            entry!("13"),
+            entry!("14"),
+            entry!("15"),
+            // Nothing in the first round.
+            "6:\n",
+            "subs r1, r1, #4\n",
+            "b 5f\n",
+            ".p2align 2\n",
             "4:\n",
-            pair!($op), pair!($op), pair!($op), pair!($op), pair!($op), pair!($op), pair!($op), pair!($op),
+            pair!($op),
+            pair!($op),
+            pair!($op),
+            pair!($op),
+            pair!($op),
+            pair!($op),
+            pair!($op),
+            pair!($op),
             "5:\n",
-            $next, "\n",
-            "bpl.w 4b\n",
+            $next,
+            "\nbpl.w 4b\n",
         )
     };
 }
@@ -167,7 +304,7 @@ unsafe extern "C" fn hits(
     intervals: *const [u32; 2],
     task: *mut Task,
 ) {
-    // r0 table, r1 filter, r2 words of both lists, r3 scratch, r4 to r7 sums, r12 intervals, lr task.
+    // r0 table, r1 filter, r2 lengths of both lists, r3 two offsets, r4 to r7 sums, r12 intervals, lr task.
     naked_asm!(
         "push {{r4-r11, lr}}",
         "mov lr, r3",
@@ -176,12 +313,12 @@ unsafe extern "C" fn hits(
         "2:",
         "ldr r2, [r1], #4",
         "ldr r4, [r12]",
-        "ubfx r3, r2, #16, #{bits}",
+        "ubfx r8, r2, #16, #{bits}",
         "mov r5, r4",
         "mov r6, r4",
         "mov r7, r4",
         list!("sadd16", "subs r2, r2, #{round}"),
-        "and r3, r2, #{unrolled} - 1",
+        "and r8, r2, #{unrolled} - 1",
         "uxth r2, r2",
         list!("ssub16", "subs r2, r2, #{unrolled}"),
         // The top bit of a half of (sum + 2^16 - count) / 2 is the carry.
@@ -192,7 +329,7 @@ unsafe extern "C" fn hits(
         "uhadd16 r6, r6, r8",
         "uhadd16 r7, r7, r8",
         "ldr r3, [lr, #{is_paired}]",
-        "cbz r3, 6f",
+        "cbz r3, 7f",
         "and r4, r4, r5",
         "and r5, r6, r7",
         shift_in!("lr", "r4", "r5"),
@@ -200,7 +337,7 @@ unsafe extern "C" fn hits(
         "cmp r12, r3",
         "bne.w 2b",
         "pop {{r4-r11, pc}}",
-        "6:",
+        "7:",
         shift_in!("lr", "r4", "r5"),
         "add r2, lr, #16",
         shift_in!("r2", "r6", "r7"),
@@ -211,7 +348,8 @@ unsafe extern "C" fn hits(
         bits = const UNROLLED_BITS,
         unrolled = const UNROLLED,
         round = const UNROLLED << 16,
-        pair = const PAIR_CODE,
+        half = const HALF_CODE,
+        load = const LOAD_CODE,
         is_paired = const offset_of!(Task, is_paired),
         end = const offset_of!(Task, end),
     )

@@ -2,20 +2,58 @@
 Sums of a segment's windows from a table: see [`pixel_sums`](crate::pixel_sums). Two of 16 bits lie in a word.
 */
 
-use crate::pixel_sums::{SEGMENT, SEGMENT_WORDS, SumFilters};
+use crate::pixel_sums::{MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters};
 
 const TOPS: u32 = 0x8000_8000;
 
 /// The sums of both halves, each modulo 2^16.
 #[inline(always)]
-pub(crate) fn add_halves(a: u32, b: u32) -> u32 {
+fn add_halves(a: u32, b: u32) -> u32 {
     ((a & !TOPS) + (b & !TOPS)) ^ ((a ^ b) & TOPS)
 }
 
 /// The differences of both halves, each modulo 2^16.
 #[inline(always)]
-pub(crate) fn sub_halves(a: u32, b: u32) -> u32 {
+fn sub_halves(a: u32, b: u32) -> u32 {
     ((a | TOPS) - (b & !TOPS)) ^ ((a ^ !b) & TOPS)
+}
+
+/// Signed sums of the pixels of a line, `mul * byte + add`, two in a word: of each pixel and the one [`SEGMENT_WORDS`]
+/// further on. A column of words for each pattern, half as many patterns as there are signs of `channels`; `adds` has each
+/// channel's offset in both halves.
+///
+/// # Panics
+/// Where the line is shorter than the columns and [`SEGMENT_WORDS`] pixels.
+pub(crate) fn signed_sums(
+    line: &[u8],
+    channels: usize,
+    mul: u32,
+    adds: &[u32; MAX_CHANNELS],
+    sums: &mut [u32],
+) {
+    let columns = sums.len() >> (channels - 1);
+    let high = &line[SEGMENT_WORDS * channels..];
+    for (channel, &add) in adds[..channels].iter().enumerate() {
+        let bytes = line[channel..].iter().step_by(channels).zip(high[channel..].iter().step_by(channels));
+        let values =
+            bytes.map(|(&low, &high)| add_halves((u32::from(low) | u32::from(high) << 16) * mul, add));
+        if channel == 0 {
+            sums[..columns].iter_mut().zip(values).for_each(|(sum, value)| *sum = value);
+            continue;
+        }
+        let (same, other) = sums.split_at_mut(columns << (channel - 1));
+        for (same, other) in same.chunks_exact_mut(columns).zip(other.chunks_exact_mut(columns)) {
+            for ((same, other), value) in same.iter_mut().zip(other).zip(values.clone()) {
+                let sum = *same;
+                (*same, *other) = (add_halves(sum, value), sub_halves(sum, value));
+            }
+        }
+    }
+}
+
+/// Moves words to the beginning from the `by`th on.
+pub(crate) fn move_down(words: &mut [u32], by: usize) {
+    words.copy_within(by.., 0);
 }
 
 /// Which of up to 32 filters have their sum inside their interval: bit f of a window's word for filter f. Where `is_paired`,
@@ -29,10 +67,8 @@ pub(crate) fn sum_hits(
     is_paired: bool,
 ) -> [u32; SEGMENT] {
     let mut hits = [0; SEGMENT];
-    let each = filters.weights().chunks_exact(filters.shape().filter_words());
-    for (lane, (filter, [start, outside])) in each.zip(intervals).enumerate() {
+    for (lane, ((first, second), [start, outside])) in filters.lists().zip(intervals).enumerate() {
         let mut sums = [*start; SEGMENT_WORDS];
-        let (first, second) = filter[1..].split_at((filter[0] >> 16) as usize);
         for (pairs, add) in [(first, add_halves as fn(u32, u32) -> u32), (second, sub_halves)] {
             for offset in pairs.iter().flat_map(|pair| [pair & 0xFFFF, pair >> 16]) {
                 let values = &table[offset as usize / 4..][..SEGMENT_WORDS];
