@@ -11,7 +11,7 @@ use crate::arch::{copy_rows, move_down, signed_sums, sum_hits};
 use crate::bytes::Affine;
 use crate::conv::ConvLayer;
 use crate::error::check_length;
-use crate::pixel_sums::{SEGMENT, SEGMENT_WORDS, SumFilters, SumShape};
+use crate::pixel_sums::{MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters, SumShape};
 use crate::rule::{Grid, Rules};
 use crate::shape::Sliding;
 
@@ -73,65 +73,41 @@ impl<'a> SumLayer<'a> {
         line: &mut [[u8; 4]],
         scratch: &mut [u32],
     ) -> Result<(), ArgumentError> {
-        let out = *self.layer.output();
+        let (layer, out) = (self.layer, *self.layer.output());
         check_length("output", out.words(), output.len())?;
         let filters = SumFilters::new(self.shape, self.weights)?;
-        let line = line.as_flattened_mut();
         let (table, intervals) = scratch.split_at_mut(self.shape.table_words());
         let intervals = intervals.as_chunks_mut().0;
         table[..SEGMENT_WORDS].fill(0);
         output.fill(0);
-        self.pass(filters, (&self.layer.rules, false), input, (line, table), intervals, output);
-        let Some(pool) = &self.layer.pool else { return Ok(()) };
+        let pool = layer.pool.as_ref();
+        let adds = core::array::from_fn(|channel| {
+            let add = self.channel_adds.get(channel).copied().unwrap_or(self.affine.add);
+            u32::from(add as u16) * 0x0001_0001
+        });
+        let mut walk = Walk {
+            of: self,
+            filters,
+            // Where nothing is pooled, a pool of one pixel.
+            pool: pool.map_or(Sliding::of_one(layer.geometry.output()), |pool| *pool.sliding()),
+            is_paired: self.is_paired(),
+            adds,
+            input,
+            line: line.as_flattened_mut(),
+            table,
+        };
+        self.prepare(&layer.rules, intervals);
+        walk.pass(intervals, output, 0);
+        let Some(pool) = pool else { return Ok(()) };
         if let Some(veto) = pool.veto() {
-            self.pass(filters, (veto, true), input, (line, table), intervals, output);
+            self.prepare(veto, intervals);
+            walk.pass(intervals, output, u32::MAX);
         }
         let words = out.pixel_words();
-        for (at, bits) in output.iter_mut().enumerate() {
-            *bits ^= pool.invert(at % words);
+        for word in (0..words).filter(|&word| pool.invert(word) != 0) {
+            output.iter_mut().skip(word).step_by(words).for_each(|bits| *bits ^= pool.invert(word));
         }
         Ok(())
-    }
-
-    /// Sets the bits of the pixels that have a window inside the rules' intervals, or clears them.
-    fn pass(
-        &self,
-        filters: SumFilters<'_>,
-        (rules, clears): (&Rules<'_>, bool),
-        input: &[u8],
-        (line, table): (&mut [u8], &mut [u32]),
-        intervals: &mut [Interval],
-        output: &mut [u32],
-    ) {
-        self.prepare(rules, intervals);
-        let (conv, out) = (*self.layer.geometry.output(), *self.layer.output());
-        let (words, is_paired) = (out.pixel_words(), self.is_paired());
-        for x in (0..conv.width()).step_by(SEGMENT) {
-            let mut held = None;
-            for y in 0..conv.height() {
-                if self.covering(0, y).next().is_none() {
-                    continue;
-                }
-                self.advance(input, (line, table), x, (held.replace(y), y));
-                for (word, (filters, intervals)) in filters.groups().zip(intervals.chunks(32)).enumerate() {
-                    let hits = sum_hits(table, &filters, intervals, is_paired);
-                    let mut update = |y: usize, x: usize, hits: u32| {
-                        let bits = &mut output[(y * out.width() + x) * words + word];
-                        *bits = if clears { *bits & !hits } else { *bits | hits };
-                    };
-                    for out_y in self.covering(0, y) {
-                        if is_paired {
-                            let pairs = (x / 2..out.width()).zip(hits).take(SEGMENT / 2);
-                            pairs.for_each(|(x, hits)| update(out_y, x, hits));
-                            continue;
-                        }
-                        for (x, hits) in (x..conv.width()).zip(hits) {
-                            self.covering(1, x).for_each(|x| update(out_y, x, hits));
-                        }
-                    }
-                }
-            }
-        }
     }
 
     /// Whether the windows 2 x and 2 x + 1 belong to the pixels x of the pool, both of them.
@@ -140,20 +116,6 @@ impl<'a> SumLayer<'a> {
             let (sliding, window) = (pool.sliding(), pool.sliding().window());
             let halves = [window.kernel[1], window.strides[1], window.dilation[1], window.padding[1]];
             halves == [2, 2, 1, 0] && 2 * sliding.output_width() <= self.layer.geometry.output().width()
-        })
-    }
-
-    /// The output coordinates that coordinate `at` of the convolution belongs to.
-    fn covering(&self, axis: usize, at: usize) -> impl Iterator<Item = usize> {
-        // Where nothing is pooled, a pool of one pixel.
-        let bare = Sliding::of_one(self.layer.geometry.output());
-        let sliding = self.layer.pool.as_ref().map_or(bare, |pool| *pool.sliding());
-        let size = [sliding.output_height(), sliding.output_width()][axis];
-        let window = *sliding.window();
-        let (stride, padded) = (window.strides[axis], at + window.padding[axis]);
-        (0..window.kernel[axis]).filter_map(move |tap| {
-            let from = padded.checked_sub(tap * window.dilation[axis])?;
-            (from % stride == 0 && from / stride < size).then(|| from / stride)
         })
     }
 
@@ -174,60 +136,119 @@ impl<'a> SumLayer<'a> {
             *interval = [first, count].map(|value| u32::from((value as u16).wrapping_neg()) * 0x0001_0001);
         }
     }
+}
 
-    /// Makes the table that of the windows from (y, x) on; it holds those of row `held`, or nothing.
-    fn advance(
-        &self,
-        input: &[u8],
-        (line, table): (&mut [u8], &mut [u32]),
-        x: usize,
-        (held, y): (Option<usize>, usize),
-    ) {
-        let (window, rows) = (self.layer.geometry.sliding().window(), self.shape.kernel_rows());
-        let table = &mut table[SEGMENT_WORDS..];
-        let dilation = window.dilation[0];
-        // Rows of the table that the windows have gone down by.
-        let new = match held.map(|held| (y - held) * window.strides[0]) {
-            Some(step) if step % dilation == 0 => (step / dilation).min(rows),
-            _ => rows,
-        };
-        move_down(table, new * self.shape.row_words());
-        for (row, sums) in table.chunks_exact_mut(self.shape.row_words()).enumerate().skip(rows - new) {
-            let from = (y * window.strides[0] + row * dilation).wrapping_sub(window.padding[0]);
-            self.add_up(input, line, sums, from, x);
+/// One run over an image.
+struct Walk<'a> {
+    of: &'a SumLayer<'a>,
+    filters: SumFilters<'a>,
+    pool: Sliding,
+    /// Two windows side by side are a pixel of the pool.
+    is_paired: bool,
+    /// The offset of each channel, in both halves.
+    adds: [u32; MAX_CHANNELS],
+    input: &'a [u8],
+    line: &'a mut [u8],
+    table: &'a mut [u32],
+}
+
+impl Walk<'_> {
+    /// Sets the bits of the pixels that have a window inside the intervals, or clears those of `clears`.
+    fn pass(&mut self, intervals: &[Interval], output: &mut [u32], clears: u32) {
+        let conv = *self.of.layer.geometry.output();
+        for x in (0..conv.width()).step_by(SEGMENT) {
+            let mut held = None;
+            for y in 0..conv.height() {
+                let pool = self.pool;
+                let mut rows = covering(&pool, 0, y);
+                let Some(row) = rows.next() else { continue };
+                self.advance(x, (held.replace(y), y));
+                for (word, (filters, intervals)) in
+                    self.filters.groups().zip(intervals.chunks(32)).enumerate()
+                {
+                    let hits = sum_hits(self.table, &filters, intervals, self.is_paired);
+                    for row in core::iter::once(row).chain(rows.clone()) {
+                        self.spread(&hits, (row, x), &mut output[word..], clears);
+                    }
+                }
+            }
         }
     }
 
-    /// One row of the table: the signed sums of row `y` of the image, from the first column of window `x` on.
-    fn add_up(&self, input: &[u8], line: &mut [u8], sums: &mut [u32], y: usize, x: usize) {
-        let (shape, columns) = (self.layer.geometry.input(), self.shape.columns());
+    /// Sets or clears the bits of row `y` of the output by those of the windows from `x` on.
+    fn spread(&self, hits: &[u32; SEGMENT], (y, x): (usize, usize), output: &mut [u32], clears: u32) {
+        let (width, words) = (self.of.layer.output().width(), self.of.layer.output().pixel_words());
+        let row = &mut output[y * width * words..];
+        let update = |bits: &mut u32, hits: u32| *bits = (*bits | hits) & !(hits & clears);
+        if self.is_paired {
+            for (x, hits) in (x / 2..width).zip(&hits[..SEGMENT / 2]) {
+                update(&mut row[x * words], *hits);
+            }
+            return;
+        }
+        for (x, hits) in (x..self.of.layer.geometry.output().width()).zip(hits) {
+            covering(&self.pool, 1, x).for_each(|x| update(&mut row[x * words], *hits));
+        }
+    }
+
+    /// Makes the table that of the windows from (y, x) on; it holds those of row `held`, or nothing.
+    fn advance(&mut self, x: usize, (held, y): (Option<usize>, usize)) {
+        let (window, rows) = (*self.of.layer.geometry.sliding().window(), self.of.shape.kernel_rows());
+        let row_words = self.of.shape.row_words();
+        // Rows of the table that the windows have gone down by.
+        let new = match held.map(|held| (y - held) * window.strides[0]) {
+            Some(step) if step % window.dilation[0] == 0 => (step / window.dilation[0]).min(rows),
+            _ => rows,
+        };
+        move_down(&mut self.table[SEGMENT_WORDS..], new * row_words);
+        for row in rows - new..rows {
+            let from = (y * window.strides[0] + row * window.dilation[0]).wrapping_sub(window.padding[0]);
+            self.add_up(SEGMENT_WORDS + row * row_words, from, x);
+        }
+    }
+
+    /// A row of the table from word `at` on: the signed sums of row `y` of the image, from the first column of window `x`
+    /// on.
+    fn add_up(&mut self, at: usize, y: usize, x: usize) {
+        let (shape, columns) = (*self.of.layer.geometry.input(), self.of.shape.columns());
+        let sums = &mut self.table[at..at + self.of.shape.row_words()];
         if y >= shape.height() {
             return sums.fill(0);
         }
         // The columns of the line that are inside the image.
-        let (channels, padding) = (shape.channels(), self.layer.geometry.sliding().window().padding[1]);
+        let (channels, padding) = (shape.channels(), self.of.layer.geometry.sliding().window().padding[1]);
         let (first, pixels) = (padding.saturating_sub(x), columns + SEGMENT_WORDS);
         let end = (shape.width() + padding).saturating_sub(x).min(pixels);
-        if first > 0 || end < pixels {
-            line.fill(0);
+        let is_whole = first == 0 && end == pixels;
+        if !is_whole {
+            self.line.fill(0);
         }
         if first < end {
             let from = (y * shape.width() + x + first - padding) * channels;
             let length = (end - first) * channels;
-            copy_rows(&mut line[first * channels..], &input[from..], [0; 2], length, 1);
+            copy_rows(&mut self.line[first * channels..], &self.input[from..], [0; 2], length, 1);
         }
-        let adds = core::array::from_fn(|channel| {
-            let add = self.channel_adds.get(channel).copied().unwrap_or(self.affine.add);
-            u32::from(add as u16) * 0x0001_0001
-        });
-        signed_sums(line, channels, self.affine.mul as u32, &adds, &mut sums[..self.shape.row_words()]);
-        let is_outside = |pixel: usize| !(first..end).contains(&pixel);
-        if first > 0 || end < pixels {
-            for column in (0..columns).filter(|&c| is_outside(c) || is_outside(c + SEGMENT_WORDS)) {
-                let low = if is_outside(column) { 0 } else { 0xFFFF };
-                let high = if is_outside(column + SEGMENT_WORDS) { 0 } else { 0xFFFF << 16 };
-                sums[column..].iter_mut().step_by(columns).for_each(|sum| *sum &= low | high);
+        signed_sums(self.line, channels, self.of.affine.mul as u32, &self.adds, sums);
+        if !is_whole && self.adds != [0; MAX_CHANNELS] {
+            let half = |pixel: usize| if (first..end).contains(&pixel) { 0xFFFF } else { 0 };
+            for column in 0..columns {
+                let inside = half(column) | half(column + SEGMENT_WORDS) << 16;
+                if inside != u32::MAX {
+                    sums[column..].iter_mut().step_by(columns).for_each(|sum| *sum &= inside);
+                }
             }
         }
     }
+}
+
+/// The coordinates of the output of `pool` that coordinate `at` of its input belongs to.
+fn covering(pool: &Sliding, axis: usize, at: usize) -> impl Iterator<Item = usize> + Clone {
+    let size = [pool.output_height(), pool.output_width()][axis];
+    let window = pool.window();
+    let (stride, dilation) = (window.strides[axis], window.dilation[axis]);
+    let padded = at + window.padding[axis];
+    (0..window.kernel[axis]).filter_map(move |tap| {
+        let from = padded.checked_sub(tap * dilation)?;
+        (from % stride == 0 && from / stride < size).then(|| from / stride)
+    })
 }

@@ -163,11 +163,14 @@ pub(crate) fn sum_hits(
     // SAFETY: there are as many filters as intervals, at least one; a `SumFilters` has filters whose lists have as many words
     // as a filter has, and whose offsets lie in a table of `table_words`.
     unsafe { hits(table.as_ptr(), filters.weights().as_ptr(), intervals.as_ptr(), &mut task) }
-    let inside = |at: usize| !task.outside[at] >> (32 - count);
+    let shift = 32 - count;
+    let [a, b, c, d, e, f, g, h] = task.outside;
+    let [a, b, c, d] = [!a >> shift, !b >> shift, !c >> shift, !d >> shift];
     if is_paired {
-        return [1, 3, 0, 2, 1, 3, 0, 2].map(inside);
+        return [b, d, a, c, 0, 0, 0, 0];
     }
-    [1, 3, 5, 7, 0, 2, 4, 6].map(inside)
+    let [e, f, g, h] = [!e >> shift, !f >> shift, !g >> shift, !h >> shift];
+    [b, d, f, h, a, c, e, g]
 }
 
 /// Offsets of a list that are unrolled, a power of 2, and bits of their number.
