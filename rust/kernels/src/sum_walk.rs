@@ -3,7 +3,8 @@ The walk over an image with weights of `pixel_sums`: segments of eight windows, 
 bottom, so that one table is alive, of as many rows as a window has.
 
 A rule is an interval of sums. As these are numbers modulo 2^16 and not all of them are reached, a flip is no case of its own,
-and neither is a constant. A pool's bits are set by the windows as they come; a veto clears them in a second pass.
+and neither is a constant. A pool's bits are set by the windows as they come; a veto clears them in a second pass. A filter whose bits are all set, or
+cleared, at the pixels of a segment is passed over: that makes the cost depend on the data, never the result.
 */
 
 use crate::ArgumentError;
@@ -166,13 +167,30 @@ impl Walk<'_> {
                 for (word, (filters, intervals)) in
                     self.filters.groups().zip(intervals.chunks(32)).enumerate()
                 {
-                    let hits = sum_hits(self.table, &filters, intervals, self.is_paired);
-                    for row in core::iter::once(row).chain(rows.clone()) {
+                    let rows = core::iter::once(row).chain(rows.clone());
+                    let known = self.known((rows.clone(), x), &output[word..], clears);
+                    let hits = sum_hits(self.table, &filters, intervals, self.is_paired, known);
+                    for row in rows {
                         self.spread(&hits, (row, x), &mut output[word..], clears);
                     }
                 }
             }
         }
+    }
+
+    /// The bits that these windows can't change any more at any pixel of theirs, where two are a pixel of the pool.
+    fn known(&self, (rows, x): (impl Iterator<Item = usize>, usize), output: &[u32], clears: u32) -> u32 {
+        if !self.is_paired {
+            return 0;
+        }
+        let (width, words) = (self.of.layer.output().width(), self.of.layer.output().pixel_words());
+        let mut known = u32::MAX;
+        for row in rows {
+            for x in (x / 2..width).take(SEGMENT / 2) {
+                known &= output[(row * width + x) * words] ^ clears;
+            }
+        }
+        known
     }
 
     /// Sets or clears the bits of row `y` of the output by those of the windows from `x` on.

@@ -141,6 +141,9 @@ struct Task {
     outside: [u32; SEGMENT],
     end: *const [u32; 2],
     is_paired: u32,
+    /// Where pairs are asked for: shifted right by one, and looked at, with each filter.
+    known: u32,
+    filter_bytes: usize,
 }
 
 /// See the portable function of this name.
@@ -150,6 +153,7 @@ pub(crate) fn sum_hits(
     filters: &SumFilters<'_>,
     intervals: &[[u32; 2]],
     is_paired: bool,
+    known: u32,
 ) -> [u32; SEGMENT] {
     let words = filters.shape().filter_words();
     let count = intervals.len().min(filters.weights().len() / words).min(32);
@@ -158,8 +162,13 @@ pub(crate) fn sum_hits(
     }
     assert!(table.len() >= filters.shape().table_words());
     let intervals = &intervals[..count];
-    let mut task =
-        Task { outside: [0; SEGMENT], end: intervals.as_ptr_range().end, is_paired: is_paired.into() };
+    let mut task = Task {
+        outside: [0; SEGMENT],
+        end: intervals.as_ptr_range().end,
+        is_paired: is_paired.into(),
+        known: if is_paired { known } else { 0 },
+        filter_bytes: 4 * words,
+    };
     // SAFETY: there are as many filters as intervals, at least one; a `SumFilters` has filters whose lists have as many words
     // as a filter has, and whose offsets lie in a table of `table_words`.
     unsafe { hits(table.as_ptr(), filters.weights().as_ptr(), intervals.as_ptr(), &mut task) }
@@ -314,6 +323,10 @@ unsafe extern "C" fn hits(
         "mov r12, r2",
         // One filter.
         "2:",
+        "ldr r3, [lr, #{known}]",
+        "lsrs r3, r3, #1",
+        "str r3, [lr, #{known}]",
+        "bcs.w 8f",
         "ldr r2, [r1], #4",
         "ldr r4, [r12]",
         "ubfx r8, r2, #16, #{bits}",
@@ -348,6 +361,21 @@ unsafe extern "C" fn hits(
         "cmp r12, r3",
         "bne.w 2b",
         "pop {{r4-r11, pc}}",
+        // A known filter: none is outside.
+        "8:",
+        "ldr r3, [lr, #{filter_bytes}]",
+        "add r12, r12, #8",
+        "add r1, r1, r3",
+        "ldm.w lr, {{r8, r9, r10, r11}}",
+        "lsr r8, r8, #1",
+        "lsr r9, r9, #1",
+        "lsr r10, r10, #1",
+        "lsr r11, r11, #1",
+        "stm.w lr, {{r8, r9, r10, r11}}",
+        "ldr r3, [lr, #{end}]",
+        "cmp r12, r3",
+        "bne.w 2b",
+        "pop {{r4-r11, pc}}",
         bits = const UNROLLED_BITS,
         unrolled = const UNROLLED,
         round = const UNROLLED << 16,
@@ -355,6 +383,8 @@ unsafe extern "C" fn hits(
         load = const LOAD_CODE,
         is_paired = const offset_of!(Task, is_paired),
         end = const offset_of!(Task, end),
+        known = const offset_of!(Task, known),
+        filter_bytes = const offset_of!(Task, filter_bytes),
     )
 }
 

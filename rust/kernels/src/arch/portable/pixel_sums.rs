@@ -59,15 +59,21 @@ pub(crate) fn move_down(words: &mut [u32], by: usize) {
 /// Which of up to 32 filters have their sum inside their interval: bit f of a window's word for filter f. Where `is_paired`,
 /// the first four words are those of two windows each, in either of which the sum may be inside.
 ///
+/// There, the sums of a filter of `known` count as inside without a look at them.
 /// An interval is 0 less the first sum inside, and 2^16 less the number of sums inside, both of them twice in a word.
 pub(crate) fn sum_hits(
     table: &[u32],
     filters: &SumFilters<'_>,
     intervals: &[[u32; 2]],
     is_paired: bool,
+    known: u32,
 ) -> [u32; SEGMENT] {
     let mut hits = [0; SEGMENT];
     for (lane, ((first, second), [start, outside])) in filters.lists().zip(intervals).enumerate() {
+        if is_paired && known >> lane & 1 == 1 {
+            hits.iter_mut().for_each(|hits| *hits |= 1 << lane);
+            continue;
+        }
         let mut sums = [*start; SEGMENT_WORDS];
         for (pairs, add) in [(first, add_halves as fn(u32, u32) -> u32), (second, sub_halves)] {
             for offset in pairs.iter().flat_map(|pair| [pair & 0xFFFF, pair >> 16]) {
