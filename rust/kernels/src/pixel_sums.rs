@@ -181,15 +181,14 @@ pub(crate) struct SumFilters<'a> {
 }
 
 impl<'a> SumFilters<'a> {
-    /// # Errors
-    /// [`ArgumentError::Value`] naming `weights`.
-    pub(crate) fn new(shape: SumShape, weights: &'a [u32]) -> Result<Self, ArgumentError> {
+    /// The filters where that is so.
+    pub(crate) fn new(shape: SumShape, weights: &'a [u32]) -> Option<Self> {
         let last = 4 * (shape.table_words() - SEGMENT_WORDS) as u32;
         let is_inside = |pair: u32| pair & 0xFFFF <= last && pair >> 16 <= last && pair & 0x0003_0003 == 0;
         let fits = weights
             .chunks_exact(shape.filter_words())
             .all(|filter| shape.fills(filter) && filter[1..].iter().all(|&pair| is_inside(pair)));
-        if fits { Ok(Self { shape, weights }) } else { Err(ArgumentError::Value { argument: "weights" }) }
+        fits.then_some(Self { shape, weights })
     }
 
     /// Each 32 filters, and what is left.

@@ -259,8 +259,10 @@ impl<'a> QbConv2d<'a> {
         match self.weights {
             Weights::ByteMask(masks) => return self.masked(masks).convolve(input, output, window, scratch),
             Weights::PixelSums(sums) => {
-                if let Some(layer) = self.summed(sums) {
-                    return layer.convolve(input, output, window, scratch);
+                if let Some(layer) = self.summed(sums)
+                    && let Some(filters) = layer.filters()
+                {
+                    return layer.convolve(filters, input, output, window, scratch);
                 }
             }
             Weights::Packed(_) => {}

@@ -64,11 +64,16 @@ impl<'a> SumLayer<'a> {
         self.shape.table_words() + 2 * self.layer.geometry.output().channels()
     }
 
+    /// The filters; `None` where an offset lies outside the table, which `check_contents` would have refused.
+    pub(crate) fn filters(&self) -> Option<SumFilters<'a>> {
+        SumFilters::new(self.shape, self.weights)
+    }
+
     /// # Errors
-    /// [`ArgumentError::Length`] naming `output`; [`ArgumentError::Value`] naming `weights` where an offset lies outside the
-    /// table.
+    /// [`ArgumentError::Length`] naming `output`.
     pub(crate) fn convolve(
         &self,
+        filters: SumFilters<'a>,
         input: &[u8],
         output: &mut [u32],
         line: &mut [[u8; 4]],
@@ -76,7 +81,6 @@ impl<'a> SumLayer<'a> {
     ) -> Result<(), ArgumentError> {
         let (layer, out) = (self.layer, *self.layer.output());
         check_length("output", out.words(), output.len())?;
-        let filters = SumFilters::new(self.shape, self.weights)?;
         let (table, intervals) = scratch.split_at_mut(self.shape.table_words());
         let intervals = intervals.as_chunks_mut().0;
         table[..SEGMENT_WORDS].fill(0);
