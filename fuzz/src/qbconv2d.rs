@@ -1,5 +1,6 @@
 //! Arguments of `qbconv2d`.
 
+use cbin_nn_kernels::pixel_sums::{SumShape, to_sums};
 use cbin_nn_kernels::qbconv2d::{QbConv2d, Weights};
 use cbin_nn_kernels::shape::Conv2dGeometry;
 
@@ -13,15 +14,24 @@ pub fn run(data: &[u8]) {
     let Some(layer) = Layer::draw(&mut draw, false, window) else { return };
     let (shape, geometry) = (*layer.geometry.input(), layer.geometry);
     let filters = geometry.output().channels();
-    let masks = draw.below(2) == 1;
-    let right = filters * if masks { Weights::byte_mask_words(&geometry) } else { geometry.filter_words() };
-    let length = draw.length(right);
-    let words = if masks {
-        byte_masks(&mut draw, &geometry, length)
-    } else {
-        draw.parameter(length, shape.channels())
+    let layout = draw.below(3);
+    let sums = SumShape::new(geometry.sliding().window().kernel, shape.channels()).filter(|_| layout == 2);
+    let right = match (layout, sums) {
+        (_, Some(sums)) => sums.filter_words(),
+        (1, _) => Weights::byte_mask_words(&geometry),
+        _ => geometry.filter_words(),
     };
-    let weights = if masks { Weights::ByteMask(&words) } else { Weights::Packed(&words) };
+    let length = draw.length(filters * right);
+    let words = match (layout, sums) {
+        (_, Some(sums)) => pixel_sums(&mut draw, &geometry, &sums, length),
+        (1, _) => byte_masks(&mut draw, &geometry, length),
+        _ => draw.parameter(length, shape.channels()),
+    };
+    let weights = match (layout, sums) {
+        (2, _) => Weights::PixelSums(&words),
+        (1, _) => Weights::ByteMask(&words),
+        _ => Weights::Packed(&words),
+    };
     let built = layer.views().and_then(|(rules, pool)| QbConv2d::new(geometry, affine, weights, rules, pool));
     let operator = match built {
         Ok(operator) => operator,
@@ -40,6 +50,20 @@ pub fn run(data: &[u8]) {
         (fits, |out: &mut [u32]| operator.reference(&image, out)),
         (fits && scratch_fits, |out: &mut [u32]| operator.optimized(&image, out, &mut bytes, &mut scratch)),
     );
+}
+
+/// Random weights as sums; at times with a word that is none.
+fn pixel_sums(draw: &mut Draw<'_>, geometry: &Conv2dGeometry, sums: &SumShape, length: usize) -> Vec<u32> {
+    let filters = geometry.output().channels();
+    let packed = draw.parameter(filters * geometry.filter_words(), geometry.input().channels());
+    let mut words = vec![0; filters * sums.filter_words()];
+    to_sums(sums, &packed, &mut words).expect("the lengths are right");
+    words.resize(length, 0);
+    if draw.rarely(4) && length > 0 {
+        let at = draw.below(length);
+        words[at] = draw.value();
+    }
+    words
 }
 
 /// Random weights in the byte-mask layout; at times with bytes that are none, or behind the last weight.

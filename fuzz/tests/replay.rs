@@ -80,9 +80,20 @@ fn seeds_of_view() {
         rules: rules(Grid::Conv, 12, 4),
         pool: None,
     };
+    let sums = OperatorSpec::QbConv2d {
+        weights: (0..12).map(|at| bits(2) ^ at & 3).collect(),
+        filters: 3,
+        window,
+        affine,
+        channel_adds: vec![],
+        layout: Layout::PixelSums,
+        rules: rules(Grid::Channel, 3, 1),
+        pool: None,
+    };
     let specs = [
         ("qbconv2d", DType::U8, qb(Layout::Canonical)),
         ("qbconv2d-byte-mask", DType::U8, qb(Layout::ByteMask)),
+        ("qbconv2d-pixel-sums", DType::U8, sums),
         (
             "qqconv2d",
             DType::U8,

@@ -6,6 +6,9 @@ window and a filter differ; its weights lie canonically, and its cost does not d
 vertical counters walk the set input bits for 32 output channels at once; their weights lie by output
 channel, and an input channel that is mostly +1 is stored inverted, so that there is less to walk. How
 often each channel is +1 is counted on sample images.
+
+A `qbconv2d` has two as well. With a byte a weight it takes four products an instruction and a window at a time;
+as lists of signed sums it looks a pixel's sums up for eight windows, and borders cost it nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from .operators import BBConv2D, LoweredModel, Operator
+from .operators import BBConv2D, LoweredModel, Operator, QBConv2D
 
 __all__ = ["choose_layouts"]
 
@@ -34,6 +37,18 @@ def _vertical_is_cheaper(operator: BBConv2D) -> bool:
     return operator.weights.shape[0] >= FEWEST_FILTERS and max(spans) <= LONGEST_SPAN
 
 
+def _sums_are_cheaper(operator: QBConv2D, height: int, width: int) -> bool:
+    """Whether signed sums take fewer instructions a window and filter than byte masks. Fitted to `make bench`; the
+    file has byte masks anyway where sums would not fit 16 bits (`rust/kernels/src/sum_walk.rs`)."""
+    filters, _, columns, channels = operator.weights.shape
+    taps = operator.weights.shape[1] * columns
+    words = -(-taps * channels // 4)
+    masks = 14 + 1.5 * words + 750 / filters
+    segment = 6.5 * taps + 40 + (28 * (columns + 3) + 600) / filters
+    windows = operator.window.output_size(height, width)[1]
+    return segment * -(-windows // 8) < masks * windows
+
+
 def choose_layouts(lowered: LoweredModel, densities: Mapping[str, npt.NDArray[np.float64]]) -> LoweredModel:
     """The same model, with a layout for each binary convolution's weights.
 
@@ -42,10 +57,13 @@ def choose_layouts(lowered: LoweredModel, densities: Mapping[str, npt.NDArray[np
         densities: how often each channel of a packed tensor is +1, by the tensor's name, shape `(C,)`.
 
     Returns:
-        The operators, with `lane_mask` set where weights by output channel are cheaper.
+        The operators, with `lane_mask` set where weights by output channel are cheaper, and `pixel_sums` where
+        sums are.
     """
 
     def choose(operator: Operator) -> Operator:
+        if isinstance(operator, QBConv2D):
+            return replace(operator, pixel_sums=_sums_are_cheaper(operator, *lowered.input_shape[:2]))
         if not isinstance(operator, BBConv2D) or not _vertical_is_cheaper(operator):
             return operator
         density = densities.get(operator.input, np.full(operator.weights.shape[3], 0.5))

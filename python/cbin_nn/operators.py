@@ -119,6 +119,9 @@ class QBConv2D(_Convolution):
     input_add: int = 0
     #: An offset for each input channel, shape (C,), in place of `input_add`, which is 0 then.
     channel_adds: Int32 | None = None
+    #: The file holds the weights as lists of signed sums of pixels, for at most four input channels: see
+    #: `cbin_nn.layouts`. False: as a byte each.
+    pixel_sums: bool = False
     kind: Literal["qbconv2d"] = "qbconv2d"
 
 

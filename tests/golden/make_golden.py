@@ -22,7 +22,7 @@ import numpy as np
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from cbin_nn.operators import BBConv2D, Requantization, Window  # noqa: E402
+from cbin_nn.operators import BBConv2D, QBConv2D, Requantization, Window  # noqa: E402
 from properties import cases, oracle  # noqa: E402
 from properties.cases import Case, Draw  # noqa: E402
 from properties.oracle import Array, BatchNorm, Bias, PReLU, Real, Scale, Step  # noqa: E402
@@ -460,6 +460,15 @@ def vectors() -> list[Vector]:
             result.append(
                 Vector(lanes["name"], cases.build(case), inputs.tobytes(), outputs.tobytes(), lanes)
             )
+        if case.family == "qbconv2d":
+            # The same with the weights as sums, where they can be.
+            case.operators = [
+                replace(o, pixel_sums=True) if isinstance(o, QBConv2D) else o for o in case.operators
+            ]
+            sums = index | {"name": f"{name}_sums", "shows": f"{shows}; weights as sums of pixels"}
+            model = cases.build(case)
+            if model != result[-1].model:
+                result.append(Vector(sums["name"], model, inputs.tobytes(), outputs.tobytes(), sums))
     return result
 
 

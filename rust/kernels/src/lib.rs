@@ -57,11 +57,13 @@ mod bytes;
 mod conv;
 mod error;
 pub mod lanes;
+pub mod pixel_sums;
 pub mod qbconv2d;
 pub mod qqconv2d;
 pub mod rule;
 pub mod shape;
 pub mod simd;
+mod sum_walk;
 mod vertical;
 
 pub use conv::ConvLayer;

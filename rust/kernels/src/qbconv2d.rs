@@ -13,10 +13,12 @@ pub use crate::bytes::Affine;
 use crate::bytes::reference_accumulator;
 use crate::conv::{self, Accumulate, ConvLayer};
 use crate::error::check_length;
+use crate::pixel_sums::SumShape;
 use crate::rule::{Pool, Rules};
 use crate::shape::{Conv2dGeometry, Shape};
+use crate::sum_walk::SumLayer;
 
-/// Weights of +1 and -1, in one of two layouts.
+/// Weights of +1 and -1, in one of three layouts.
 #[derive(Debug, Clone, Copy)]
 pub enum Weights<'a> {
     /// Canonical: packed as a pixel of the input is, `[output channels][taps][words]`.
@@ -24,6 +26,8 @@ pub enum Weights<'a> {
     /// One byte a weight in HWC order, 0xFF for +1 and 0x00 for -1, first byte lowest, each filter padded
     /// with 0x00 to whole words: `[output channels][words]`.
     ByteMask(&'a [u32]),
+    /// Lists of signed sums: see [`pixel_sums`](crate::pixel_sums).
+    PixelSums(&'a [u32]),
 }
 
 impl Weights<'_> {
@@ -72,7 +76,8 @@ pub struct QbConv2d<'a> {
 
 impl<'a> QbConv2d<'a> {
     /// `weights` holds `output channels * geometry.filter_words()` words where packed, or
-    /// `output channels * Weights::byte_mask_words(geometry)` in the byte-mask layout.
+    /// `output channels * Weights::byte_mask_words(geometry)` in the byte-mask layout, or `output channels *
+    /// SumShape::filter_words` as sums.
     ///
     /// # Errors
     /// [`ArgumentError`] naming the argument that does not fit the geometry; [`ArgumentError::Overflow`] for
@@ -108,6 +113,10 @@ impl<'a> QbConv2d<'a> {
                 let words = Weights::byte_mask_words(geometry);
                 check_length("weights", filters * words, masks.len())?;
             }
+            Weights::PixelSums(sums) => {
+                let shape = SumShape::of(geometry).ok_or(ArgumentError::Value { argument: "weights" })?;
+                check_length("weights", filters * shape.filter_words(), sums.len())?;
+            }
         }
         affine.check(channel_adds, geometry, 1)?;
         Ok(Self { layer: *layer, affine, channel_adds, weights })
@@ -135,6 +144,9 @@ impl<'a> QbConv2d<'a> {
             Weights::Packed(packed) => check_padding_bits("weights", packed, geometry.input().channels())?,
             Weights::ByteMask(masks) => {
                 check_masks(masks, Weights::byte_mask_words(geometry), geometry.products())?;
+            }
+            Weights::PixelSums(sums) => {
+                SumShape::of(geometry).map_or(Ok(()), |shape| shape.check_contents(sums))?;
             }
         }
         self.layer.check_contents()
@@ -179,12 +191,25 @@ impl<'a> QbConv2d<'a> {
         MaskedLayer { layer: &self.layer, affine: self.affine, channel_adds: self.channel_adds, masks }
     }
 
+    /// The layer of sums; `None` where they may not fit 16 bits, or the shape is another.
+    fn summed(&self, sums: &'a [u32]) -> Option<SumLayer<'_>> {
+        SumLayer::new(&self.layer, self.affine, self.channel_adds, sums)
+    }
+
+    /// Whether the layer has a fast kernel for weights as sums of pixels, where they are stored so.
+    pub fn fits_sums(&self) -> bool {
+        self.summed(&[]).is_some()
+    }
+
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see
     /// [`window_words`](Self::window_words).
     pub fn scratch_words(&self) -> usize {
         match self.weights {
             Weights::Packed(_) => self.layer.veto_words(),
             Weights::ByteMask(masks) => self.masked(masks).scratch_words(),
+            Weights::PixelSums(sums) => {
+                self.summed(sums).map_or(self.layer.veto_words(), |layer| layer.scratch_words())
+            }
         }
     }
 
@@ -192,6 +217,7 @@ impl<'a> QbConv2d<'a> {
     pub fn window_words(&self) -> usize {
         match self.weights {
             Weights::Packed(_) => 0,
+            Weights::PixelSums(sums) => self.summed(sums).map_or(0, |layer| layer.line_words()),
             Weights::ByteMask(masks) => self.masked(masks).window_words(),
         }
     }
@@ -208,6 +234,10 @@ impl<'a> QbConv2d<'a> {
                 let word = masks[filter * Weights::byte_mask_words(geometry) + at / 4];
                 (word >> (8 * (at % 4))) & 0xFF != 0
             }
+            Weights::PixelSums(sums) => SumShape::of(geometry).is_some_and(|shape| {
+                let words = shape.filter_words();
+                shape.weight_is_plus(&sums[filter * words..][..words], tap, channel)
+            }),
         }
     }
 
@@ -231,8 +261,8 @@ impl<'a> QbConv2d<'a> {
         )
     }
 
-    /// Gathers each window once and takes its bytes four at a time. Weights in the canonical layout take the
-    /// reference's arithmetic, product by product.
+    /// Gathers each window once and takes its bytes four at a time, or adds up sums of pixels from a table. Weights in the
+    /// canonical layout, and sums that may not fit 16 bits, take the reference's arithmetic, product by product.
     ///
     /// # Errors
     /// [`ArgumentError::Length`] naming the slice.
@@ -247,15 +277,25 @@ impl<'a> QbConv2d<'a> {
         check_length("window", self.window_words(), window.len())?;
         check_length("scratch", self.scratch_words(), scratch.len())?;
         match self.weights {
-            Weights::Packed(_) if cfg!(feature = "qbconv2d-canonical") => {
-                let mut direct = Direct { operator: self, input, at: (0, 0) };
-                conv::convolve(&self.layer, &mut direct, output, scratch)
-            }
+            Weights::Packed(_) if cfg!(feature = "qbconv2d-canonical") => {}
             Weights::ByteMask(masks) if cfg!(feature = "qbconv2d-byte-mask") => {
-                self.masked(masks).convolve(input, output, window, scratch)
+                return self.masked(masks).convolve(input, output, window, scratch);
             }
-            _ => Err(ArgumentError::Value { argument: "weights layout" }),
+            Weights::PixelSums(sums) if cfg!(feature = "qbconv2d-pixel-sums") => {
+                if let Some(layer) = self.summed(sums)
+                    && let Some(filters) = layer.filters()
+                {
+                    return layer.convolve(filters, input, output, window, scratch);
+                }
+                // Sums that don't fit 16 bits, which no converter writes.
+                if cfg!(not(feature = "qbconv2d-canonical")) {
+                    return Err(ArgumentError::Value { argument: "weights layout" });
+                }
+            }
+            _ => return Err(ArgumentError::Value { argument: "weights layout" }),
         }
+        let mut direct = Direct { operator: self, input, at: (0, 0) };
+        conv::convolve(&self.layer, &mut direct, output, scratch)
     }
 }
 

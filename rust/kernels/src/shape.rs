@@ -143,6 +143,12 @@ impl Sliding {
         Ok(Self { window, input: [height as u16, width as u16], output: output.map(|size| size as u16) })
     }
 
+    /// One tap on each pixel of a plane.
+    pub(crate) fn of_one(plane: &Shape) -> Self {
+        let size = [plane.height, plane.width];
+        Self { window: Window::of(1, 1), input: size, output: size }
+    }
+
     /// The window.
     pub fn window(&self) -> &Window {
         &self.window

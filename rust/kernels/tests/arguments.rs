@@ -276,6 +276,12 @@ fn weights_and_what_is_an_operators_own() {
             PaddingBits { argument: "weights" },
         ),
         ("qbconv2d, half a mask", qb(AFFINE, Weights::ByteMask(&[0x0F; 35])), Value { argument: "weights" }),
+        ("qbconv2d, sums", qb(AFFINE, Weights::PixelSums(&[0; 29])), length("weights", 30, 29)),
+        (
+            "qbconv2d, sums of nothing",
+            qb(AFFINE, Weights::PixelSums(&[0; 30])),
+            Value { argument: "weights" },
+        ),
         ("mul 0", qb(Affine { mul: 0, add: 0 }, packed), Value { argument: "input mul" }),
         ("one above", qb(Affine { mul, add: add + 1 }, packed), Overflow { argument: "input meaning" }),
         ("one below", qb(Affine { mul, add: -add - 1 }, packed), Overflow { argument: "input meaning" }),

@@ -13,6 +13,7 @@ use cbin_nn_kernels::blocks::{BlockLayer, BlockPlan, LANES, Layer, Line};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
 use cbin_nn_kernels::bqqfc::BqqFc;
 use cbin_nn_kernels::lanes::{from_lanes, to_lanes};
+use cbin_nn_kernels::pixel_sums::{SumShape, from_sums, to_sums};
 use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
 use cbin_nn_kernels::qqconv2d::QqConv2d;
 use cbin_nn_kernels::rule::{Grid, Pool, Rules};
@@ -253,6 +254,14 @@ proptest! {
         let weights = packed(&mut rng, output * window.taps(), input);
         let mut masks = vec![0; output * Weights::byte_mask_words(&geometry)];
         to_byte_mask(&geometry, &weights, &mut masks).unwrap();
+        let sums = SumShape::new(window.kernel, input).map(|shape| {
+            let mut words = vec![0; output * shape.filter_words()];
+            to_sums(&shape, &weights, &mut words).unwrap();
+            let mut back = vec![0; weights.len()];
+            from_sums(&shape, &words, &mut back).unwrap();
+            assert_eq!(back, weights);
+            words
+        });
         let adds = channel_adds(&mut rng, input, add);
         let affine = Affine { mul, add: if adds.is_empty() { add } else { 0 } };
         let build = |weights| {
@@ -274,6 +283,20 @@ proptest! {
             "packed" => |out: &mut Vec<u32>| canonical.optimized(&image, out, &mut bytes2, &mut scratch2),
             "byte masks" => |out: &mut Vec<u32>| masked.optimized(&image, out, &mut bytes, &mut scratch),
         );
+        if let Some(words) = &sums {
+            let summed = build(Weights::PixelSums(words));
+            summed.check_contents().unwrap();
+            let mut line = vec![[0xA5; 4]; summed.window_words()];
+            let mut scratch = vec![0xA5A5_A5A5; summed.scratch_words()];
+            let found = variants_agree!(summed.output().words(), output,
+                "reference, sums" => |out: &mut Vec<u32>| summed.reference(&image, out),
+                "sums" => |out: &mut Vec<u32>| summed.optimized(&image, out, &mut line, &mut scratch),
+            );
+            prop_assert_eq!(&found, &expected, "sums");
+            if !cfg!(miri) && adds.is_empty() {
+                blocks_agree(Layer::QbConv2d(&summed), &image, &expected)?;
+            }
+        }
         // Under Miri, which takes minutes, one layout and one family on bytes: the loops are the same.
         let layers = [Layer::QbConv2d(&canonical), Layer::QbConv2d(&masked)];
         for &layer in &layers[..if cfg!(miri) { 1 } else { 2 }] {

@@ -8,6 +8,7 @@ operator does not use are 0 (or [`NONE`] for a tensor index).
 use bytemuck::{Pod, Zeroable};
 use cbin_nn_kernels::bits::words_for;
 use cbin_nn_kernels::lanes::LaneShape;
+use cbin_nn_kernels::pixel_sums::SumShape;
 use cbin_nn_kernels::rule::Grid;
 use cbin_nn_kernels::shape::{MAX_DIMENSION, MAX_ELEMENTS, Window};
 
@@ -308,6 +309,8 @@ codes! {
         ByteMask = 1 "byte-mask",
         /// Bits by output channel, 32 of them to a word: `cbin_nn_kernels::lanes`.
         Lanes = 2 "lanes",
+        /// Bits as lists of signed sums of pixels: `cbin_nn_kernels::pixel_sums`.
+        PixelSums = 3 "pixel-sums",
     }
 }
 
@@ -342,7 +345,11 @@ pub fn storage_bytes(dtype: DType, layout: Layout, shape: [u32; 4]) -> Option<us
         // Below 2^48.
         (DType::Bits, Layout::ByteMask) => [n, (h * w * c).div_ceil(4), 4, 1],
         (DType::Bits, Layout::Lanes) => [LaneShape::checked_words(shape)?, 4, 1, 1],
-        (_, Layout::ByteMask | Layout::Lanes) => return None,
+        (DType::Bits, Layout::PixelSums) => {
+            let [_, height, width, channels] = shape.map(|d| d as usize);
+            [n, SumShape::new([height, width], channels)?.filter_words() as u64, 4, 1]
+        }
+        (_, Layout::ByteMask | Layout::Lanes | Layout::PixelSums) => return None,
         (_, Layout::Canonical) => {
             let size = match dtype {
                 DType::U8 | DType::I8 => 1,

@@ -266,6 +266,7 @@ impl<'a> Family<'a> for QbConv2d<'a> {
         let words = parser.elements(weights, DType::Bits, "weights")?;
         let weights = match weights.layout() {
             Layout::ByteMask if cfg!(feature = "qbconv2d-byte-mask") => qbconv2d::Weights::ByteMask(words),
+            Layout::PixelSums if cfg!(feature = "qbconv2d-pixel-sums") => qbconv2d::Weights::PixelSums(words),
             Layout::Canonical if cfg!(feature = "qbconv2d-canonical") => qbconv2d::Weights::Packed(words),
             Layout::Lanes => return Err(parser.wrong("weights")),
             _ => return Err(parser.absent()),
@@ -363,7 +364,7 @@ impl<'a> Family<'a> for BbConv2d<'a> {
         let weights = match weights.layout() {
             Layout::Lanes if cfg!(feature = "bbconv2d-lanes") => bbconv2d::Weights::Lanes(words),
             Layout::Canonical if cfg!(feature = "bbconv2d-canonical") => bbconv2d::Weights::Packed(words),
-            Layout::ByteMask => return Err(parser.wrong("weights")),
+            Layout::ByteMask | Layout::PixelSums => return Err(parser.wrong("weights")),
             _ => return Err(parser.absent()),
         };
         BbConv2d::on_layer(layer, parser.padding(), weights).map_err(|error| parser.argument(error))

@@ -12,6 +12,8 @@ use crate::operator::{self, Operator, slot};
 use cbin_nn_kernels::bits::words_for;
 #[cfg(feature = "alloc")]
 use cbin_nn_kernels::lanes::{LaneShape, from_lanes};
+#[cfg(feature = "alloc")]
+use cbin_nn_kernels::pixel_sums::{SumShape, from_sums};
 use cbin_nn_kernels::shape::Shape;
 
 /// A model: a checked view over the bytes of a `.cbn` file.
@@ -509,17 +511,23 @@ impl<'a> Model<'a> {
         self.operators.get(index).and_then(|record| Kind::from_code(record.kind))
     }
 
-    /// The words of weights by output channel ([`Layout::Lanes`]), in the canonical layout; `None` for other tensors.
+    /// The words of weights by output channel ([`Layout::Lanes`]) or as sums ([`Layout::PixelSums`]), in the canonical
+    /// layout; `None` for other tensors.
     #[cfg(feature = "alloc")]
-    pub fn packed_from_lanes(&self, tensor: &Tensor<'_>) -> Option<alloc::vec::Vec<u32>> {
-        if tensor.layout != Layout::Lanes {
+    pub fn repacked(&self, tensor: &Tensor<'_>) -> Option<alloc::vec::Vec<u32>> {
+        if !matches!(tensor.layout, Layout::Lanes | Layout::PixelSums) {
             return None;
         }
-        let lanes = bytemuck::try_cast_slice(self.data_bytes(tensor)?).ok()?;
+        let stored = bytemuck::try_cast_slice(self.data_bytes(tensor)?).ok()?;
         let [filters, height, width, channels] = tensor.shape.map(|d| d as usize);
         let words = filters * height * width * words_for(channels);
         let mut packed = alloc::vec![0; words];
-        from_lanes(&LaneShape::new(filters, [height, width], channels), lanes, &mut packed).ok()?;
+        match tensor.layout {
+            Layout::PixelSums => {
+                from_sums(&SumShape::new([height, width], channels)?, stored, &mut packed).ok()?
+            }
+            _ => from_lanes(&LaneShape::new(filters, [height, width], channels), stored, &mut packed).ok()?,
+        }
         Some(packed)
     }
 

@@ -21,6 +21,7 @@ use cbin_nn_kernels::bbqfc::{BbqFc, Requantization};
 use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
 use cbin_nn_kernels::bqqfc::BqqFc;
 use cbin_nn_kernels::lanes::to_lanes;
+use cbin_nn_kernels::pixel_sums::{SumShape, to_sums};
 use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
 use cbin_nn_kernels::qqconv2d::QqConv2d;
 use cbin_nn_kernels::rule::{Grid, Pool, Rules};
@@ -130,7 +131,7 @@ pub enum OperatorSpec {
         affine: Affine,
         /// Empty, or an offset for each input channel in place of `affine.add`.
         channel_adds: Vec<i32>,
-        /// Layout of the weights in the file.
+        /// Layout of the weights in the file; as byte masks where [`Layout::PixelSums`] has no fast kernel.
         layout: Layout,
         /// Rules.
         rules: RulesSpec,
@@ -376,34 +377,39 @@ impl Builder {
                 record.window = window_record(*window)?;
                 (record.input_mul, record.input_add) = (affine.mul, affine.add);
                 let geometry = Conv2dGeometry::new(source, *window, *filters).map_err(argument)?;
-                let masks;
-                let (stored, view) = match layout {
-                    Layout::Canonical => (weights, Weights::Packed(weights)),
-                    Layout::ByteMask => {
-                        let mut bytes = vec![0; filters * Weights::byte_mask_words(&geometry)];
-                        to_byte_mask(&geometry, weights, &mut bytes).map_err(argument)?;
-                        masks = bytes;
-                        (&masks, Weights::ByteMask(&masks))
-                    }
+                let (rules_view, pool_view) =
+                    tail_views(&geometry, rules, pool.as_ref()).map_err(argument)?;
+                let build = |weights| {
+                    QbConv2d::new(geometry, *affine, weights, rules_view, pool_view)
+                        .and_then(|kernel| kernel.with_channel_adds(channel_adds))
+                };
+                let sums = SumShape::new(window.kernel, source.channels());
+                let rewritten;
+                let (layout, stored, view) = match layout {
+                    Layout::Canonical => (Layout::Canonical, weights, Weights::Packed(weights)),
                     Layout::Lanes => {
                         return Err(argument(ArgumentError::Value { argument: "weights layout" }));
                     }
+                    Layout::PixelSums | Layout::ByteMask => {
+                        let fits = build(Weights::Packed(weights)).map_err(argument)?.fits_sums();
+                        if let Some(shape) = sums.filter(|_| fits && *layout == Layout::PixelSums) {
+                            let mut words = vec![0; filters * shape.filter_words()];
+                            to_sums(&shape, weights, &mut words).map_err(argument)?;
+                            rewritten = words;
+                            (Layout::PixelSums, &rewritten, Weights::PixelSums(&rewritten))
+                        } else {
+                            let mut masks = vec![0; filters * Weights::byte_mask_words(&geometry)];
+                            to_byte_mask(&geometry, weights, &mut masks).map_err(argument)?;
+                            rewritten = masks;
+                            (Layout::ByteMask, &rewritten, Weights::ByteMask(&rewritten))
+                        }
+                    }
                 };
-                let (rules_view, pool_view) =
-                    tail_views(&geometry, rules, pool.as_ref()).map_err(argument)?;
-                let kernel = QbConv2d::new(geometry, *affine, view, rules_view, pool_view)
-                    .and_then(|kernel| kernel.with_channel_adds(channel_adds))
-                    .map_err(argument)?;
+                let kernel = build(view).map_err(argument)?;
                 self.channel_adds(name, &mut record, channel_adds)?;
                 let shape = filter_shape(&geometry);
-                record.constants[slot::WEIGHTS] = self.constant(
-                    name,
-                    "weights",
-                    DType::Bits,
-                    *layout,
-                    shape,
-                    bytemuck::cast_slice(stored),
-                )?;
+                record.constants[slot::WEIGHTS] =
+                    self.constant(name, "weights", DType::Bits, layout, shape, bytemuck::cast_slice(stored))?;
                 self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::QbConv2d(kernel))
             }

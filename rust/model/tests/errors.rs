@@ -142,9 +142,10 @@ fn tensor_fields() {
     check(&[
         ("an unknown type", &|p| p.tensors[3].dtype = 6, field(3, "dtype")),
         ("an unknown place", &|p| p.tensors[3].place = 4, field(3, "place")),
-        ("an unknown layout", &|p| p.tensors[3].layout = 3, field(3, "layout")),
+        ("an unknown layout", &|p| p.tensors[3].layout = 4, field(3, "layout")),
         ("masks of integers", &|p| p.tensors[9].layout = 1, field(9, "shape")),
         ("integers by output channel", &|p| p.tensors[9].layout = 2, field(9, "shape")),
+        ("sums of integers", &|p| p.tensors[9].layout = 3, field(9, "shape")),
         ("no rows", &|p| p.tensors[1].shape[1] = 0, field(1, "shape")),
         ("too many columns", &|p| p.tensors[1].shape[2] = 65_536, field(1, "shape")),
         ("too many elements", &|p| p.tensors[0].shape = [1, 65_535, 65_535, 1], field(0, "shape")),
@@ -370,6 +371,9 @@ fn names_and_codes_belong_together() {
         [Some(240), Some(990), Some(990), Some(1980), Some(3960), Some(7920)]
     );
     assert_eq!(storage_bytes(DType::Bits, Layout::ByteMask, [2, 3, 5, 33]), Some(992));
+    // 15 taps: a word of numbers and eight of offsets.
+    assert_eq!(storage_bytes(DType::Bits, Layout::PixelSums, [2, 3, 5, 3]), Some(72));
+    assert_eq!(storage_bytes(DType::Bits, Layout::PixelSums, [2, 3, 5, 5]), None);
 }
 
 fn rules(values: usize, flips: usize) -> RulesSpec {

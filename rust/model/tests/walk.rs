@@ -2,7 +2,9 @@
 
 mod common;
 
-use cbin_nn_kernels::shape::Shape;
+use cbin_nn_kernels::qbconv2d::Affine;
+use cbin_nn_kernels::rule::Grid;
+use cbin_nn_kernels::shape::{Shape, Window};
 use cbin_nn_model::aligned::AlignedBytes;
 use cbin_nn_model::batch::OwnedModel;
 use cbin_nn_model::format::{DType, Layout};
@@ -33,7 +35,7 @@ impl Observer for Taps {
 #[test]
 fn every_operator_of_a_run_equals_its_reference() {
     for (seed, dtype) in [(1, DType::I8), (2, DType::I16), (3, DType::I32)] {
-        for layout in [Layout::ByteMask, Layout::Canonical] {
+        for layout in [Layout::ByteMask, Layout::PixelSums, Layout::Canonical] {
             // Seconds each under Miri: one model with either first layer, in the layout that boards run.
             if cfg!(miri) && (seed == 3 || layout == Layout::Canonical) {
                 continue;
@@ -140,6 +142,30 @@ fn the_arena_holds_what_is_in_use_and_no_more() {
 }
 
 #[test]
+fn weights_as_sums_are_the_canonical_ones_in_another_layout() {
+    let [sums, canonical] = [Layout::PixelSums, Layout::Canonical].map(|layout| {
+        let spec = OperatorSpec::QbConv2d {
+            weights: Random(3).bits(5 * 15, 3),
+            filters: 5,
+            window: Window::of(3, 5),
+            affine: Affine { mul: 2, add: -255 },
+            channel_adds: vec![],
+            layout,
+            rules: Random(4).rules(Grid::Channel, 1, 5, 900),
+            pool: None,
+        };
+        let mut builder = Builder::new("sums", "image", DType::U8, Shape::new(4, 6, 3).unwrap());
+        builder.operator("conv", builder.input(), "bits", spec).unwrap();
+        AlignedBytes::copy_of(&builder.finish(false).unwrap())
+    });
+    let (sums, canonical) = (Model::new_checked(&sums).unwrap(), Model::new_checked(&canonical).unwrap());
+    let (a, b) = (sums.weights(0).unwrap(), canonical.weights(0).unwrap());
+    assert_eq!((a.layout, b.layout), (Layout::PixelSums, Layout::Canonical));
+    let packed = sums.repacked(&a).unwrap();
+    assert_eq!(bytemuck::cast_slice::<u32, u8>(&packed), canonical.data_bytes(&b).unwrap());
+}
+
+#[test]
 fn weights_by_output_channel_are_the_canonical_ones_in_another_order() {
     let [lanes, canonical] = [Layout::ByteMask, Layout::Canonical]
         .map(|layout| AlignedBytes::copy_of(&small_model(4, layout, DType::I8)));
@@ -148,10 +174,10 @@ fn weights_by_output_channel_are_the_canonical_ones_in_another_order() {
     for index in 0..lanes.operator_count() {
         assert!(lanes.constant_bytes(index) > 0 || lanes.weights(index).is_none());
         let (Some(a), Some(b)) = (lanes.weights(index), canonical.weights(index)) else { continue };
-        let Some(packed) = lanes.packed_from_lanes(&a) else { continue };
+        let Some(packed) = lanes.repacked(&a) else { continue };
         seen += 1;
         assert_eq!(bytemuck::cast_slice::<u32, u8>(&packed), canonical.data_bytes(&b).unwrap());
-        assert!(canonical.packed_from_lanes(&b).is_none());
+        assert!(canonical.repacked(&b).is_none());
     }
     assert_eq!(seen, 1);
     assert_eq!(lanes.constant_bytes(usize::MAX), 0);

@@ -104,13 +104,14 @@ fn operator_spec(operator: &Bound<'_, PyAny>, name: &str, input_channels: usize)
                 mul: operator.getattr("input_mul")?.extract()?,
                 add: operator.getattr("input_add")?.extract()?,
             };
+            let pixel_sums: bool = operator.getattr("pixel_sums")?.extract()?;
             Ok(OperatorSpec::QbConv2d {
                 weights: packed_signs(&parts.weights, name, input_channels)?,
                 filters: rows(&parts.weights),
                 window: parts.window.into(),
                 affine,
                 channel_adds: channel_adds(operator)?,
-                layout: Layout::ByteMask,
+                layout: if pixel_sums { Layout::PixelSums } else { Layout::ByteMask },
                 rules: parts.rules.spec(name)?,
                 pool: parts.pool.map(|pool| pool.spec(name)).transpose()?,
             })

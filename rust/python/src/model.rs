@@ -148,7 +148,7 @@ impl Model {
     }
 
     /// (operator, element type, layout, shape, bytes) of the weights of each operator that has any, as they are
-    /// stored or, where they are stored by output channel, in the canonical layout.
+    /// stored or, where they are stored by output channel or as sums, in the canonical layout.
     #[allow(clippy::type_complexity)]
     fn weights<'py>(
         &self,
@@ -159,7 +159,7 @@ impl Model {
             .filter_map(|index| {
                 let tensor = model.weights(index)?;
                 let name = model.operator_name(index).to_owned();
-                let (layout, bytes) = match model.packed_from_lanes(&tensor) {
+                let (layout, bytes) = match model.repacked(&tensor) {
                     Some(packed) => {
                         (Layout::Canonical, packed.iter().flat_map(|word| word.to_le_bytes()).collect())
                     }

@@ -18,12 +18,14 @@ mod x86_64;
 
 #[cfg(cbin_dsp)]
 pub(crate) use armv7em::{
-    add_picked, byte_distance, byte_dot, byte_hits, column_picks, copy_rows, pair_hits, picks, widen,
+    add_picked, byte_distance, byte_dot, byte_hits, column_picks, copy_rows, move_down, pair_hits, picks,
+    signed_sums, sum_hits, widen,
 };
 pub(crate) use portable::{Bits, PICK_BLOCK, Pairs, Picks, SLOTS, Windows, counter_words};
 #[cfg(not(cbin_dsp))]
 pub(crate) use portable::{
-    add_picked, byte_distance, byte_dot, byte_hits, column_picks, copy_rows, pair_hits, picks, widen,
+    add_picked, byte_distance, byte_dot, byte_hits, column_picks, copy_rows, move_down, pair_hits, picks,
+    signed_sums, sum_hits, widen,
 };
 pub(crate) use portable::{byte_dot_wide, differing, differing_inside};
 

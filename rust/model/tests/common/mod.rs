@@ -77,7 +77,11 @@ pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
         rules: random.rules(Grid::Channel, 1, 8, 1500),
         pool: Some(PoolSpec {
             window: halves,
-            veto: Some(random.rules(Grid::Output, 9, 8, 3000)),
+            veto: Some(match layout {
+                // What the kernel of sums takes.
+                Layout::PixelSums => random.rules(Grid::Channel, 1, 8, 3000),
+                _ => random.rules(Grid::Output, 9, 8, 3000),
+            }),
             invert: Some(random.bits(1, 8)),
         }),
     };
@@ -90,7 +94,7 @@ pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
         filters: 40,
         window: same,
         padding: Padding::One,
-        lanes: (layout == Layout::ByteMask).then_some(mask),
+        lanes: (layout != Layout::Canonical).then_some(mask),
         rules: random.rules(Grid::Conv, 9, 40, 12),
         pool: None,
     };
@@ -143,6 +147,7 @@ pub fn originals() -> Vec<Vec<u8>> {
         (Layout::Canonical, DType::I16),
         (Layout::ByteMask, DType::I32),
         (Layout::Canonical, DType::I8),
+        (Layout::PixelSums, DType::I16),
     ];
     kinds.iter().zip(1..).map(|(&(layout, dtype), seed)| small_model(seed, layout, dtype)).collect()
 }
