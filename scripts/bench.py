@@ -121,18 +121,22 @@ def layers() -> Iterator[tuple[str, LoweredModel]]:
     for channels, filters, kernel, add in [(3, 32, 5, 0), (3, 32, 5, -255), (1, 16, 3, 0), (3, 64, 7, 0)]:
         rng = np.random.default_rng(channels + filters)
         weights = signs(rng, (filters, kernel, kernel, channels))
-        operator = QBConv2D(
-            "conv",
-            "x",
-            "y",
-            weights,
-            same(kernel),
-            threshold(np.zeros(filters)),
-            input_mul=2 if add else 1,
-            input_add=add,
-        )
-        name = f"qbconv2d 16x16x{channels} -> {filters}, {kernel}x{kernel}, {'2q - 255' if add else 'q'}"
-        yield name, LoweredModel("layer", "x", (16, 16, channels), [operator], "y")
+        # 7 x 7 x 3 bytes are beyond the 16 bits of sums.
+        for sums in (False, True)[: 1 if kernel == 7 else 2]:
+            operator = QBConv2D(
+                "conv",
+                "x",
+                "y",
+                weights,
+                same(kernel),
+                threshold(np.zeros(filters)),
+                input_mul=2 if add else 1,
+                input_add=add,
+                pixel_sums=sums,
+            )
+            meaning, layout = "2q - 255" if add else "q", "sums" if sums else "byte masks"
+            name = f"qbconv2d 16x16x{channels} -> {filters}, {kernel}x{kernel}, {meaning}, {layout}"
+            yield name, LoweredModel("layer", "x", (16, 16, channels), [operator], "y")
     for channels, filters in [(64, 64), (32, 96)]:
         weights = signs(np.random.default_rng(channels), (filters, 1, 1, channels))
         operator = BBPointwiseConv2D("conv", "x", "y", weights, same(1), threshold(np.zeros(filters)))

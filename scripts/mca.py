@@ -18,6 +18,7 @@ LOOPS = {
     "vertical::add_blocks": "the beginning of a window and a block of eight picks",
     "byte_mask::hits": "64 words of a filter",
     "byte_pairs::hits": "eight weights against four windows",
+    "pixel_sums::hits": "16 taps of a filter against eight windows",
 }
 
 
