@@ -38,8 +38,11 @@ def _vertical_is_cheaper(operator: BBConv2D) -> bool:
 
 
 def _sums_are_cheaper(operator: QBConv2D, height: int, width: int) -> bool:
-    """Whether signed sums take fewer instructions a window and filter than byte masks. Fitted to `make bench`; the
-    file has byte masks anyway where sums would not fit 16 bits (`rust/kernels/src/sum_walk.rs`)."""
+    """Whether signed sums take fewer instructions a window and filter than byte masks.
+
+    Fitted to `make bench`; the file has byte masks anyway where sums would not fit 16 bits
+    (`rust/kernels/src/sum_walk.rs`).
+    """
     filters, _, columns, channels = operator.weights.shape
     taps = operator.weights.shape[1] * columns
     words = -(-taps * channels // 4)
@@ -57,8 +60,8 @@ def choose_layouts(lowered: LoweredModel, densities: Mapping[str, npt.NDArray[np
         densities: how often each channel of a packed tensor is +1, by the tensor's name, shape `(C,)`.
 
     Returns:
-        The operators, with `lane_mask` set where weights by output channel are cheaper, and `pixel_sums` where
-        sums are.
+        The operators, with `lane_mask` set where weights by output channel are cheaper, and `pixel_sums`
+        where sums are.
     """
 
     def choose(operator: Operator) -> Operator:
