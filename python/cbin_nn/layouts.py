@@ -7,8 +7,8 @@ vertical counters walk the set input bits for 32 output channels at once; their 
 channel, and an input channel that is mostly +1 is stored inverted, so that there is less to walk. How
 often each channel is +1 is counted on sample images.
 
-A `qbconv2d` has two as well. With a byte a weight it takes four products an instruction and a window at a time;
-as lists of signed sums it looks a pixel's sums up for eight windows, and borders cost it nothing.
+A `qbconv2d` has two as well. With a byte a weight it takes four products an instruction and a window at a
+time; as lists of signed sums it looks a pixel's sums up for eight windows, and borders cost it nothing.
 """
 
 from __future__ import annotations
