@@ -49,7 +49,8 @@ def _sums_are_cheaper(operator: QBConv2D, height: int, width: int) -> bool:
     masks = 14 + 1.5 * words + 750 / filters
     segment = 6.5 * taps + 40 + (28 * (columns + 3) + 600) / filters
     windows = operator.window.output_size(height, width)[1]
-    return segment * -(-windows // 8) < masks * windows
+    cheaper: bool = segment * -(-windows // 8) < masks * windows
+    return cheaper
 
 
 def choose_layouts(lowered: LoweredModel, densities: Mapping[str, npt.NDArray[np.float64]]) -> LoweredModel:
