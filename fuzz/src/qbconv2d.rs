@@ -28,7 +28,7 @@ pub fn run(data: &[u8]) {
         _ => draw.parameter(length, shape.channels()),
     };
     let weights = match (layout, sums) {
-        (2, _) => Weights::PixelSums(&words),
+        (_, Some(_)) => Weights::PixelSums(&words),
         (1, _) => Weights::ByteMask(&words),
         _ => Weights::Packed(&words),
     };
