@@ -51,6 +51,9 @@ def step(node: g.Node, x: Array) -> Array:
     if isinstance(node, g.Conv2D):
         kernel = node.kernel.astype(np.float64)
         seen = taps(x, node.window, node.pad_value)
+        if node.depthwise:
+            y = (seen * kernel.reshape(-1, kernel.shape[3])).sum(axis=3)
+            return y if node.scale is None else y * node.scale.astype(np.float64)
         y = np.einsum("nhwtc,tcf->nhwf", seen, kernel.reshape(-1, *kernel.shape[2:]), optimize=True)
         return y if node.scale is None else y * node.scale.astype(np.float64)
     if isinstance(node, g.Dense):

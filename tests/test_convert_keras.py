@@ -333,7 +333,6 @@ def test_unsupported_options_name_layer_and_option(
     [
         "GlobalAveragePooling2D",
         "QuantSeparableConv2D",
-        "QuantDepthwiseConv2D",
         "LSTM",
         "Lambda",
     ],

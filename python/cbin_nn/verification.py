@@ -207,13 +207,13 @@ def verify(
     signs = {operator.sign: operator for operator in used.operators if operator.sign}
     run = (
         None
-        if engine == "built-in" or input_scale is not None or input_offset is not None
-        else _framework(source, report.graph, batch, input_shape, notes)
+        if engine == "built-in"
+        else _framework(source, report.graph, _pixels(batch, input_scale, input_offset), input_shape, notes)
     )
     if engine == "framework" and run is None:
-        raise InvalidArgument(
-            "no-framework", f"engine: the framework of this source is not installed. {notes}"
-        )
+        failures = [note for note in notes if note.startswith("the framework")]
+        reason = failures[0] if failures else "the framework of this source is not installed"
+        raise InvalidArgument("no-framework", f"engine: {reason}")
     scaled = _scaled(report.graph, input_scale, input_offset)
     totals = _Totals(signs)
     outputs, same = [], True
@@ -255,6 +255,13 @@ def _framework(source: Any, graph: Any, batch: Any, input_shape: Any, notes: lis
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         notes.append(f"the framework can't run the source ({reason}); the built-in evaluator did")
         return None
+
+
+def _pixels(batch: Any, input_scale: Any, input_offset: Any) -> Any:
+    """What the network is fed: `input_scale * q + input_offset`, float32."""
+    scale = np.float32(1) if input_scale is None else np.asarray(input_scale, np.float32)
+    offset = np.float32(0) if input_offset is None else np.asarray(input_offset, np.float32)
+    return batch.astype(np.float32) * scale + offset
 
 
 def _scaled(graph: Any, input_scale: Any, input_offset: Any) -> Any:

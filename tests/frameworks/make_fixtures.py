@@ -97,14 +97,17 @@ def torch_fixtures() -> None:
 
 def larq_fixtures() -> None:
     import tensorflow as tf
+    import test_larq_depthwise as depthwise
     import test_larq_live as live
 
-    for seed in LARQ_SEEDS:
+    for seed in (*LARQ_SEEDS, None):
         tf.keras.backend.clear_session()
-        tf.keras.utils.set_random_seed(seed)
-        model = live.random_model(tf, random.Random(1000 + seed), [])
-        images = draw_images(12, 13, 13, seed, channels=model.input_shape[-1])
-        name = f"larq_{seed}"
+        tf.keras.utils.set_random_seed(seed or 0)
+        if seed is None:
+            model, name = depthwise.network("magnitude_aware_sign", "same", 1.0, 2), "larq_depthwise"
+        else:
+            model, name = live.random_model(tf, random.Random(1000 + seed), []), f"larq_{seed}"
+        images = draw_images(12, *model.input_shape[1:3], seed or 0, channels=model.input_shape[-1])
         model.save(TARGET / f"{name}.h5", include_optimizer=False)
         model.save(TARGET / f"{name}.keras")
         graph = read_source(model)

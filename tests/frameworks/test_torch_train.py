@@ -204,13 +204,65 @@ def test_every_module_converts_exactly(torch: Any, kind: str, seed: int) -> None
     assert len(np.unique(logits.argmax(axis=1))) > 1, "a network that answers always the same shows nothing"
 
 
+@pytest.mark.parametrize("scale", [None, 0.25, "mean"])
+@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 0)])
+def test_depthwise_layers_convert_exactly(
+    torch: Any, tmp_path: Path, scale: Any, stride: int, padding: int
+) -> None:
+    """By the trainer's own converter, live, and from a file: the same bytes, and torch's classes."""
+    from cbin_nn.train import BinaryConv2d, BinaryDepthwiseConv2d, BinaryLinear, Sign, convert, predict
+
+    torch.manual_seed(stride)
+    side = 7 if stride == 1 else 3
+    network = torch.nn.Sequential(
+        BinaryConv2d(3, 40, 3, scale=2**-9),
+        torch.nn.BatchNorm2d(40),
+        Sign(),
+        BinaryDepthwiseConv2d(40, 3, stride=stride, padding=padding, scale=scale),
+        torch.nn.PReLU(40, 0.2),
+        torch.nn.MaxPool2d(2),
+        torch.nn.BatchNorm2d(40),
+        Sign(),
+        BinaryConv2d(40, 24, 1),
+        torch.nn.BatchNorm2d(24),
+        Sign(),
+        torch.nn.Flatten(),
+        BinaryLinear(24 * side * side, 10),
+    )
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # gammas of either sign
+            torch.nn.init.normal_(module.weight)
+            torch.nn.init.normal_(module.bias)
+    images = draw_images(200, 16, 16, seed=1)
+    pixels = torch.from_numpy(2 * images.astype(np.float32) - 255).permute(0, 3, 1, 2)
+    network.train()
+    for _ in range(5):
+        network(pixels)
+    network.eval()
+    model = convert(network, input_shape=(16, 16, 3))
+    operators = [layer.operator for layer in model.layers]
+    assert operators == ["qbconv2d", "bbdepthwiseconv2d", "bbpointwiseconv2d", "bbqfc"]
+    classes = model.run(images).argmax(axis=1)
+    assert (classes == predict(network, images).argmax(1).numpy()).mean() >= 0.99  # near-ties
+    assert len(np.unique(classes)) > 1
+    meaning = {"input_scale": 2, "input_offset": -255}
+    live = cbin_nn.convert(network, input_shape=(3, 16, 16), **meaning)
+    program = torch.export.export(network, (torch.zeros(1, 3, 16, 16),))
+    torch.export.save(program, tmp_path / "network.pt2")
+    saved = cbin_nn.convert(tmp_path / "network.pt2", **meaning)
+    for other in (live, saved):
+        np.testing.assert_array_equal(other.run(images), model.run(images))
+    check = cbin_nn.verify(saved, tmp_path / "network.pt2", images, engine="framework", **meaning)
+    assert check.exact and check.engine == "torch"
+
+
 def test_what_cannot_be_exported_is_named(torch: Any) -> None:
-    from cbin_nn.train import BinaryConv2d, BinaryDepthwiseConv2d, set_binarize, to_graph
+    from cbin_nn.train import BinaryConv2d, BinaryDepthwiseConv2d, convert, set_binarize, to_graph
 
     with pytest.raises(ConversionError, match=r"layer '1': a Softplus has no counterpart"):
         to_graph(torch.nn.Sequential(BinaryConv2d(3, 8, 3), torch.nn.Softplus()), (8, 8, 3))
-    with pytest.raises(ConversionError, match=r"layer '0': a depthwise convolution"):
-        to_graph(torch.nn.Sequential(BinaryDepthwiseConv2d(3, 3)), (8, 8, 3))
+    with pytest.raises(ConversionError, match=r"layer '0': a depthwise convolution of the image"):
+        convert(torch.nn.Sequential(BinaryDepthwiseConv2d(3, 3)), (8, 8, 3))
     with pytest.raises(ConversionError, match=r"input_shape: expected \(height, width, channels\)"):
         to_graph(torch.nn.Sequential(BinaryConv2d(3, 8, 3)))
     half = torch.nn.Sequential(BinaryConv2d(3, 8, 3))

@@ -142,6 +142,9 @@ def _weighted(node: g.Conv2D | g.Dense, x: Array, size: bool = False) -> Array:
         y: Array = x @ kernel
     else:
         taps = _windows(x, node.window, node.pad_value)
+        if node.depthwise:
+            y = np.einsum("nyxabc,abc->nyxc", taps, kernel[:, :, 0])
+            return y if node.scale is None else y * node.scale.astype(np.float64)
         y = taps.reshape(*taps.shape[:3], -1) @ kernel.reshape(-1, kernel.shape[3])
     return y if node.scale is None else y * node.scale.astype(np.float64)
 

@@ -28,6 +28,7 @@ __all__ = ["FrameworkRun", "run_framework"]
 
 Bools = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
+Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 
 @dataclass
@@ -40,10 +41,10 @@ class FrameworkRun:
 
 
 def run_framework(
-    source: Any, graph: g.Graph, images: npt.NDArray[np.uint8], input_shape: Any = None
+    source: Any, graph: g.Graph, images: Images, input_shape: Any = None
 ) -> FrameworkRun | None:
-    """Run a source by its framework on u8 images `[N, H, W, C]`, fed as 0..255; None where that can't be
-    done."""
+    """Run a source by its framework on images `[N, H, W, C]`, fed as they are (u8 as 0..255); None where
+    that can't be done."""
     signs = [node for node in graph.nodes if isinstance(node, g.Sign)]
     if isinstance(source, (str, os.PathLike)):
         path = Path(os.fsdecode(source))
@@ -95,7 +96,7 @@ def _graph_bits(graph: g.Graph, node: g.Sign, value: Array) -> Bools:
     return np.asarray(value > 0 if node.zero == -1 else value >= 0)
 
 
-def _batch(graph: g.Graph, images: npt.NDArray[np.uint8]) -> Array:
+def _batch(graph: g.Graph, images: Images) -> Array:
     """The images in the source's layout, float32."""
     first = graph.nodes[0]
     axes, _ = graph.layouts.get(first.name, ("NHWC", None))
@@ -106,7 +107,7 @@ def _batch(graph: g.Graph, images: npt.NDArray[np.uint8]) -> Array:
 
 
 def _torch(
-    source: Any, graph: g.Graph, signs: list[g.Sign], images: npt.NDArray[np.uint8], input_shape: Any
+    source: Any, graph: g.Graph, signs: list[g.Sign], images: Images, input_shape: Any
 ) -> FrameworkRun | None:
     if not _installed("torch"):
         return None
@@ -163,9 +164,7 @@ def _collected(
     return run
 
 
-def _onnx(
-    path: Path, graph: g.Graph, signs: list[g.Sign], images: npt.NDArray[np.uint8]
-) -> FrameworkRun | None:
+def _onnx(path: Path, graph: g.Graph, signs: list[g.Sign], images: Images) -> FrameworkRun | None:
     import onnx
     from onnx.reference import ReferenceEvaluator
 
@@ -194,9 +193,7 @@ def _onnx(
     return _collected("onnx.reference", graph, signs, outputs, seen)
 
 
-def _keras(
-    source: Any, graph: g.Graph, signs: list[g.Sign], images: npt.NDArray[np.uint8]
-) -> FrameworkRun | None:
+def _keras(source: Any, graph: g.Graph, signs: list[g.Sign], images: Images) -> FrameworkRun | None:
     if not _installed("tensorflow"):
         return None
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

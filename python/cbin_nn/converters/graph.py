@@ -99,7 +99,8 @@ class Conv2D(Node):
 
     `kernel` holds -1 and +1 where `binary` (a first layer may also hold 8-bit integers, not `binary`); the
     result is then multiplied by `scale`, shape (out,), if there is one.
-    Taps in the padding contribute `pad_value` times their weight.
+    Taps in the padding contribute `pad_value` times their weight. With `depthwise`, channel c of the result
+    is that of channel c alone, and the kernel's shape is (kh, kw, 1, channels).
     """
 
     kernel: Float32 = field(default_factory=lambda: np.zeros((0, 0, 0, 0), np.float32))
@@ -107,10 +108,13 @@ class Conv2D(Node):
     binary: bool = True
     scale: Float32 | None = None
     pad_value: float = 0.0
+    depthwise: bool = False
 
     def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
         """(height, width, filters)."""
         kh, kw, channels, filters = self.kernel.shape
+        if self.depthwise and channels == 1:
+            channels = filters
         if len(shapes[0]) != 3 or shapes[0][2] != channels:
             raise self._refuse(
                 "shape-mismatch", f"kernel takes {channels} channels, its input has shape {shapes[0]}"

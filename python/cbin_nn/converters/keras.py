@@ -88,10 +88,12 @@ _WEIGHTED = {
     "BatchNormalizationV2",
     "Conv2D",
     "Dense",
+    "DepthwiseConv2D",
     "Normalization",
     "PReLU",
     "QuantConv2D",
     "QuantDense",
+    "QuantDepthwiseConv2D",
 }
 _MERGES = {"Add", "Concatenate"}
 _QUANTIZER_HINT = "use SteSign, ApproxSign or SwishSign (or MagnitudeAwareSign on kernels)"
@@ -104,8 +106,6 @@ _ADVICE = {
     "ZeroPadding2D": "use padding='same' in the convolution (or pad_values=1) instead",
     "QuantSeparableConv2D": "use QuantConv2D instead",
     "SeparableConv2D": "use QuantConv2D instead",
-    "QuantDepthwiseConv2D": "use QuantConv2D instead",
-    "DepthwiseConv2D": "use QuantConv2D instead",
     "Lambda": "its code is never run; use a layer of Keras or Larq instead",
     "TFOpLambda": "its code is never run; use a layer of Keras or Larq instead",
 }
@@ -666,6 +666,8 @@ class _Builder:
             "Normalization": self._normalization,
             "PReLU": self._prelu,
             "QuantConv2D": self._conv,
+            "DepthwiseConv2D": self._conv,
+            "QuantDepthwiseConv2D": self._conv,
             "QuantDense": self._dense,
             "ReLU": self._relu,
             "Rescaling": self._rescaling,
@@ -733,7 +735,7 @@ class _Builder:
                 "unsupported-option",
                 f"dtype {str(dtype)[:60]!r}; only float32 layers convert, save it as such",
             )
-        if layer.class_name in ("QuantConv2D", "QuantDense"):
+        if layer.class_name in ("QuantConv2D", "QuantDense", "QuantDepthwiseConv2D"):
             self._kernel_quantizer(layer)
             self._input_quantizer(layer)
 
@@ -821,13 +823,29 @@ class _Builder:
             raise layer.refuse(
                 "unsupported-option", f"pad_values={str(pad_value)[:60]}; only 0 and 1 convert"
             )
-        filters = _size(layer, "filters")
-        shape = (*kernel_size, self.shape[2], filters)
+        depthwise = layer.class_name.endswith("DepthwiseConv2D")
+        if depthwise and config.get("depth_multiplier", 1) != 1:
+            raise layer.refuse(
+                "unsupported-option",
+                f"depth_multiplier={str(config['depth_multiplier'])[:60]}; only 1 converts",
+            )
+        channels = self.shape[2]
+        shape = (*kernel_size, channels, 1 if depthwise else _size(layer, "filters"))
         kernel, bias, binary, scale = self._kernel(layer, shape)
         self._quantize_input(layer)
         window = Window(kernel_size, strides, dilation, padding)
         self._add(
-            Conv2D(layer.name, layer.name, (self.tensor,), kernel, window, binary, scale, float(pad_value))
+            Conv2D(
+                layer.name,
+                layer.name,
+                (self.tensor,),
+                kernel,
+                window,
+                binary,
+                scale,
+                float(pad_value),
+                depthwise,
+            )
         )
         self._finish(layer, bias)
 
@@ -843,11 +861,15 @@ class _Builder:
         self._finish(layer, bias)
 
     def _kernel(self, layer: _Layer, shape: Shape) -> tuple[Float32, Float32 | None, bool, Float32 | None]:
-        """(quantized kernel, bias, whether it is binary, per-output scale)."""
+        """(quantized kernel, bias, whether it is binary, per-output scale), for a node.
+
+        `shape` is Keras': (kh, kw, channels, 1) for a depthwise layer.
+        """
+        depthwise = layer.class_name.endswith("DepthwiseConv2D")
         use_bias = _flag(layer, "use_bias", True)
-        expected: list[tuple[str, Shape]] = [("kernel", shape)]
+        expected: list[tuple[str, Shape]] = [("depthwise_kernel" if depthwise else "kernel", shape)]
         if use_bias:
-            expected.append(("bias", shape[-1:]))
+            expected.append(("bias", shape[2:3] if depthwise else shape[-1:]))
         arrays = self.weights.take(layer, expected)
         kernel, bias = arrays[0], arrays[1] if use_bias else None
         if not np.isfinite(kernel).all():
@@ -856,6 +878,10 @@ class _Builder:
             )
         quantizer = self._kernel_quantizer(layer)
         scale: Float32 | None = None
+        magnitude = np.abs(kernel).mean(axis=tuple(range(kernel.ndim - 1)), dtype=np.float64)
+        if depthwise:  # Keras has (kh, kw, channels, 1), and Larq one magnitude for all of it.
+            magnitude = np.repeat(magnitude, shape[2])
+            kernel = np.ascontiguousarray(kernel.transpose(0, 1, 3, 2))
         if quantizer is None:
             # A kernel that was stored as signs (times a scale a filter) is binary whatever its quantizer.
             notes: list[str] = []
@@ -863,17 +889,14 @@ class _Builder:
             return kernel, bias, binary, scale
         if quantizer in _MAGNITUDE_SIGNS:
             # One scale an output channel: the mean absolute latent weight (Bi-Real Net, Liu et al. 2018).
-            scale = (
-                np.abs(kernel).mean(axis=tuple(range(kernel.ndim - 1)), dtype=np.float64).astype(np.float32)
-            )
+            scale = magnitude.astype(np.float32)
         return np.where(kernel >= 0, np.float32(1), np.float32(-1)), bias, True, scale
 
     def _kernel_quantizer(self, layer: _Layer) -> str | None:
-        quantizer = _quantizer(layer, "kernel_quantizer")
+        key = "depthwise_quantizer" if layer.class_name == "QuantDepthwiseConv2D" else "kernel_quantizer"
+        quantizer = _quantizer(layer, key)
         if quantizer is not None and quantizer not in _SIGNS | _MAGNITUDE_SIGNS:
-            raise layer.refuse(
-                "unsupported-quantizer", f"kernel_quantizer {quantizer} is not binary; {_QUANTIZER_HINT}"
-            )
+            raise layer.refuse("unsupported-quantizer", f"{key} {quantizer} is not binary; {_QUANTIZER_HINT}")
         return quantizer
 
     def _input_quantizer(self, layer: _Layer) -> str | None:

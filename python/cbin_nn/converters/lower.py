@@ -50,6 +50,7 @@ from ..operators import (
     BBQFC,
     BQQFC,
     BBConv2D,
+    BBDepthwiseConv2D,
     BBPointwiseConv2D,
     BMaxPool2D,
     LoweredModel,
@@ -493,6 +494,15 @@ class _Lowering:
             )
         if not node.binary and isinstance(state, _Bits) and node is not self.last:
             raise self._refuse(node, "unsupported-layer", _REAL_WEIGHTS)
+        if isinstance(node, g.Conv2D) and node.depthwise:
+            if isinstance(state, _Meaning):
+                raise self._refuse(
+                    node,
+                    "unsupported-layer",
+                    "a depthwise convolution of the image does not convert; begin with another convolution",
+                )
+            if not node.binary:
+                raise self._refuse(node, "unsupported-layer", _REAL_WEIGHTS)
         if isinstance(state, _Meaning):
             layers, source, shape = [*state.layers, *self.pending], self.input, self.input_shape
         else:
@@ -743,7 +753,8 @@ class _Lowering:
         elif not state.node.binary:
             found = AccumulatorRange.of_weighted_bits(flat)
         else:
-            channels = state.source_shape[-1] if state.window is not None else taps
+            # Products of a tap, which are outside together.
+            channels = taps if state.window is None else state.weights.shape[-1]
             zeros = padded and not state.one_padding
             found = AccumulatorRange.of_bits(flat.shape[0], taps, channels, zero_padded=zeros)
         if not found.fits:
@@ -884,6 +895,11 @@ class _Lowering:
                 state.bytes.mul,
                 state.bytes.add,
                 adds,
+            )
+        elif isinstance(state.node, g.Conv2D) and state.node.depthwise:
+            weights = np.ascontiguousarray(state.weights[..., 0].transpose(1, 2, 0))
+            operator = BBDepthwiseConv2D(
+                name, state.source, name, weights, state.window, rules, pool, state.one_padding
             )
         elif state.window.kernel == (1, 1) and not any(state.window.padding):
             operator = BBPointwiseConv2D(name, state.source, name, state.weights, state.window, rules, pool)

@@ -501,13 +501,26 @@ class _Translator:
         a, layer = operation.attributes, self._layer(operation)
         if weight.ndim != 4:
             raise _Unsupported("only 2-D convolutions convert")
-        if a["groups"] != 1:
-            raise _Unsupported(f"a convolution with groups={a['groups']}; only groups=1 converts")
+        depthwise = a["groups"] != 1
+        if depthwise and not weight.shape[0] == a["groups"] == x.shape[-1]:
+            raise _Unsupported(
+                f"a convolution with groups={a['groups']}; one group, or as many as there are channels of "
+                "input and of output, convert"
+            )
         kernel = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
         size = (kernel.shape[0], kernel.shape[1])
         window = Window(size, tuple(a["strides"]), tuple(a["dilation"]), self._padding(operation, x, size))
         signs, binary, scale = binarized(kernel, layer, self.notes)
-        y = self._emit(g.Conv2D, operation, x, kernel=signs, window=window, binary=binary, scale=scale)
+        y = self._emit(
+            g.Conv2D,
+            operation,
+            x,
+            kernel=signs,
+            window=window,
+            binary=binary,
+            scale=scale,
+            depthwise=depthwise,
+        )
         return self._biased(operation, _Tensor(y.node, y.shape, "NCHW"))
 
     def _dense(self, operation: Operation) -> _Value:

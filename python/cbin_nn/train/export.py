@@ -83,9 +83,7 @@ class _Reader:
 
     def add(self, layer: str, module: nn.Module) -> None:
         head: tuple[str, str, tuple[str, ...]] = (layer, layer, (self.nodes[-1].name,))
-        if isinstance(module, BinaryDepthwiseConv2d):
-            raise _refuse(layer, "a depthwise convolution", "convert this network with cbin_nn.convert")
-        if isinstance(module, (BinaryConv2d, BinaryLinear)):
+        if isinstance(module, (BinaryConv2d, BinaryDepthwiseConv2d, BinaryLinear)):
             self._binary(head, module)
         elif isinstance(module, Shift):
             self._push(g.Bias(*head, _array(module.bias)))
@@ -106,7 +104,11 @@ class _Reader:
         else:
             raise _refuse(layer, f"a {type(module).__name__}", "use the modules of cbin_nn.train")
 
-    def _binary(self, head: tuple[str, str, tuple[str, ...]], module: BinaryConv2d | BinaryLinear) -> None:
+    def _binary(
+        self,
+        head: tuple[str, str, tuple[str, ...]],
+        module: BinaryConv2d | BinaryDepthwiseConv2d | BinaryLinear,
+    ) -> None:
         if not module.binarize:
             raise _refuse(head[1], "a layer with binarize off", "switch it on: set_binarize(model, True)")
         factor = module.filter_scale()
@@ -118,11 +120,12 @@ class _Reader:
         else:
             kernel = np.where(_array(module.weight) >= 0, np.float32(1), np.float32(-1))
         binary = not isinstance(module, QuantizedConv2d)
-        if isinstance(module, BinaryConv2d):
+        if isinstance(module, (BinaryConv2d, BinaryDepthwiseConv2d)):
             top, left = module.padding
             window = Window(module.kernel_size, module.stride, module.dilation, (top, left, top, left))
             kernel = np.ascontiguousarray(kernel.transpose(2, 3, 1, 0))
-            self._push(g.Conv2D(*head, kernel, window, binary, scale))
+            depthwise = isinstance(module, BinaryDepthwiseConv2d)
+            self._push(g.Conv2D(*head, kernel, window, binary, scale, depthwise=depthwise))
             return
         if self.flattened is not None:  # from torch's CHW order of features to HWC
             height, width, channels = self.flattened
