@@ -23,7 +23,7 @@ from cbin_nn.converters.passes import canonicalize, split_ternary
 from cbin_nn.converters.program import ConstantFolder, Operation, Program, simplify
 from cbin_nn.converters.torch_export import read_torch_export_program
 from cbin_nn.converters.translate import translate
-from cbin_nn.errors import ConversionError, InvalidArgument
+from cbin_nn.errors import ConversionError, InvalidArgument, MissingExtra
 from cbin_nn.images import draw_images
 from cbin_nn.operators import BBQFC, BQQFC, QBConv2D, QQConv2D, Window
 
@@ -127,7 +127,7 @@ def test_fixtures_agree_with_their_framework_bit_for_bit(name: str) -> None:
         answers = dict(data)
     images = answers["images"]
     files = [path for path in sorted(ANSWERS.glob(f"{name}[._]*")) if path.suffix != ".npz"]
-    assert len(files) == (4 if name.startswith("torch") else 2)
+    assert len(files) == (4 if name.startswith("torch") else 1 if name == "brevitas" else 2)
     for path in files:
         logits, taps, report = run(path, images)
         truth = evaluate(report.graph, images)
@@ -157,12 +157,26 @@ def test_fixtures_agree_with_their_framework_bit_for_bit(name: str) -> None:
 def test_fixtures_cover_what_people_write() -> None:
     assert len([name for name in NAMES if name.startswith("torch")]) >= 4
     assert len([name for name in NAMES if name.startswith("larq")]) >= 4
+    assert {"larq_tf2.12", "larq_tf2.16", "larq_tf2.21", "larq_depthwise", "keras3", "brevitas"} <= set(NAMES)
     kinds = set()
     for name in NAMES:
-        suffix = ".pt2" if name.startswith("torch") else ".h5"
+        suffix = ".pt2" if name.startswith("torch") else ".onnx" if name == "brevitas" else ".h5"
         lowered, _ = lower_file(ANSWERS / f"{name}{suffix}")
         kinds |= {operator.kind for operator in lowered.operators}
-    assert {"qbconv2d", "qqconv2d", "bbconv2d", "bbqfc"} <= kinds
+    assert {"qbconv2d", "qqconv2d", "bbconv2d", "bbdepthwiseconv2d", "bbqfc", "bqqfc"} <= kinds
+
+
+def test_an_onnx_that_does_not_import_is_told_apart_from_one_that_is_absent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cbin_nn.converters import onnx as reader
+
+    def broken(name: str) -> Any:
+        raise AttributeError("module 'ml_dtypes' has no attribute 'float4_e2m1fn'")
+
+    monkeypatch.setattr(reader.importlib, "import_module", broken)
+    with pytest.raises(MissingExtra, match=r"does not import .*float4_e2m1fn.*pip install --upgrade onnx"):
+        cbin_nn.convert(ANSWERS / "torch_2_dynamo.onnx")
 
 
 # -- programs

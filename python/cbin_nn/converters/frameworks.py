@@ -13,6 +13,7 @@ framework does; `convert` itself never does.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from dataclasses import dataclass, field
@@ -200,10 +201,12 @@ def _keras(source: Any, graph: g.Graph, signs: list[g.Sign], images: Images) -> 
     import tensorflow as tf
 
     if _installed("larq"):
-        importlib.import_module("larq")  # registers its layers
+        with contextlib.suppress(ImportError, AttributeError):  # under Keras 3; its layers are then unknown
+            importlib.import_module("larq")  # registers its layers
     keras = tf.keras
     model = keras.models.load_model(str(source), compile=False) if isinstance(source, Path) else source
-    layers = {layer.name: layer for layer in model.layers}
+    # Keras 3 has functions, as `keras.ops.sign`, among a model's operations and not among its layers.
+    layers = {layer.name: layer for layer in getattr(model, "operations", model.layers)}
     tensors, names = [], []
     for node in signs:
         layer = layers.get(node.layer)

@@ -671,6 +671,7 @@ class _Builder:
             "QuantDense": self._dense,
             "ReLU": self._relu,
             "Rescaling": self._rescaling,
+            "Sign": self._sign,
             "Softmax": self._softmax,
         }
 
@@ -940,6 +941,10 @@ class _Builder:
                 f"activation {kind!r} can't be converted; supported are linear, relu, hard_tanh, softmax "
                 f"at the end, PReLU and LeakyReLU layers, and ste_sign, approx_sign, swish_sign",
             )
+
+    def _sign(self, layer: _Layer) -> None:
+        """`keras.ops.sign` of Keras 3, which is 0 at 0."""
+        self._add(Sign(layer.name, layer.name, (self.tensor,), zero=0))
 
     def _max_pool(self, layer: _Layer) -> None:
         _channels_last(layer)

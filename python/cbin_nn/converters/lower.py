@@ -143,7 +143,7 @@ class ConversionReport:
                 o.kind,
                 "x".join(map(str, o.shape)),
                 *(str(n) if o.rules else "-" for n in (o.rules, o.two_sided, o.constant, o.near_tie)),
-                " + ".join(o.layers),
+                " + ".join(dict.fromkeys(o.layers)),
             ]
             for o in self.operators
         ]

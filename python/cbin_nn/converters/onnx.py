@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,22 @@ def _onnx() -> Any:
         raise MissingExtra(
             "missing-extra", "reading ONNX files needs the onnx package; run: pip install 'cbin-nn[onnx]'"
         ) from error
+    except Exception as error:  # as with a NumPy or ml_dtypes that it was not built for
+        raise MissingExtra(
+            "missing-extra",
+            f"the onnx package is installed and does not import ({type(error).__name__}: {error}); run: "
+            "pip install --upgrade onnx ml_dtypes numpy",
+        ) from error
+
+
+def _module_path(node: Any) -> str:
+    """Path of the torch module that a node of the dynamo exporter came from, as `features.0`; "" where it
+    says none. A quantizer of Brevitas counts as the module that it belongs to."""
+    for entry in node.metadata_props:
+        if entry.key == "pkg.torch.onnx.name_scopes":
+            scopes = re.findall(r"'([^']*)'", entry.value)[:-1]  # the last is the node's own
+            return re.sub(r"\.(weight|bias|act|input|output)_quant\b.*", "", scopes[-1]) if scopes else ""
+    return ""
 
 
 def read_onnx(path: str | os.PathLike[str]) -> Graph:
@@ -114,7 +131,7 @@ class _Importer:
             self.constants,
             self.operations,
             self.graph.output[0].name,
-            name_by_parameters=True,
+            name_by_parameters=not any(map(_module_path, self.graph.node)),
         )
 
     def _input_shape(self, value: Any) -> tuple[int, ...]:
@@ -204,7 +221,10 @@ class _Importer:
 
     @staticmethod
     def _layer(node: Any, index: int) -> str:
-        """TorchScript names nodes by module path; dynamo's tensors have better names than its nodes."""
+        """TorchScript names nodes by module path; dynamo keeps the path beside the node."""
+        path = _module_path(node)
+        if path:
+            return path[:200]
         made = node.output[0] if node.output else f"{node.op_type}_{index}"
         return str(node.name if "/" in node.name else made)[:200]
 
