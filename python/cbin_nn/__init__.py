@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import deploy, errors
 from ._native import __version__
+from .calibration import Quantization, calibrate
 from .deploy import BenchReport
 from .errors import CbinError
 from .model import Layer, Model, convert, load, save
@@ -32,8 +33,10 @@ __all__ = [
     "CbinError",
     "Layer",
     "Model",
+    "Quantization",
     "Rule",
     "__version__",
+    "calibrate",
     "convert",
     "data",
     "deploy",
