@@ -94,10 +94,10 @@ def test_train_save_convert_predict(tf: Any, tmp_path: Path) -> None:
         lower_file(tmp_path / "only.weights.h5")
 
 
-def random_model(tf: Any, rng: random.Random, kinds: list[str]) -> Any:
+def random_model(tf: Any, rng: random.Random, kinds: list[str], *, depthwise: bool = False) -> Any:
     """Random order of convolution, BatchNorm, PReLU, pool; random strides, paddings, quantizers, signs of
-    gamma;
-    Sequential, Functional or with a model inside."""
+    gamma; Sequential, Functional or with a model inside; a depthwise convolution in second place where asked.
+    """
     import larq
 
     keras, layers = tf.keras, tf.keras.layers
@@ -153,7 +153,7 @@ def random_model(tf: Any, rng: random.Random, kinds: list[str]) -> Any:
             )
 
     blocks = rng.choice([1, 2, 2, 3])
-    for layer in range(blocks):
+    for layer in range(blocks + depthwise):
         stride = rng.choice([1, 1, 2])
         name = rng.choice(["SteSign", "ApproxSign", "SwishSign", "MagnitudeAwareSign"])
         kernel: Any = quantized(larq, name)
@@ -177,6 +177,19 @@ def random_model(tf: Any, rng: random.Random, kinds: list[str]) -> Any:
             out(
                 layers.Conv2D(
                     rng.choice([5, 16, 33]), size, strides=stride, padding=padding, use_bias=use_bias
+                )
+            )
+        elif depthwise and layer == 1:
+            out(
+                larq.layers.QuantDepthwiseConv2D(
+                    size,
+                    strides=stride,
+                    padding=padding,
+                    dilation_rate=dilation,
+                    pad_values=pad_values,
+                    input_quantizer=spelling,
+                    depthwise_quantizer=kernel,
+                    use_bias=use_bias,
                 )
             )
         else:
@@ -268,7 +281,7 @@ def test_random_models(tf: Any, tmp_path: Path, capsys: pytest.CaptureFixture[st
         rng, kinds = random.Random(1000 + seed), list[str]()
         tf.keras.backend.clear_session()
         tf.keras.utils.set_random_seed(seed)
-        model = random_model(tf, rng, kinds)
+        model = random_model(tf, rng, kinds, depthwise=seed % 5 == 0)
         images = draw_images(8, 13, 13, seed, channels=model.input_shape[-1])
         form = rng.choice(["h5", "keras", "live"])
         if form == "live":
@@ -319,6 +332,7 @@ def test_random_models(tf: Any, tmp_path: Path, capsys: pytest.CaptureFixture[st
             "rule constant",
             "pool veto",
             "pool AND",
+            "operator bbdepthwiseconv2d",
             "rules by conv",
             "rules by output",
             "input channels",

@@ -41,7 +41,7 @@ def test_random_modules(capsys: pytest.CaptureFixture[str]) -> None:
     while tally.networks < NETWORKS:
         seed += 1
         assert seed < 2 * NETWORKS + 50, f"too many refusals: {tally.refused}"
-        module = networks.random_network(seed)
+        module = networks.random_network(seed, depthwise=seed % 5 == 0)
         program = exported(module)
         images = images_for(module.input_shape, seed)
         graph = read_source(program)
@@ -82,6 +82,7 @@ def test_random_modules(capsys: pytest.CaptureFixture[str]) -> None:
             "offset a channel",
             "operator qbconv2d",
             "operator qqconv2d",
+            "operator bbdepthwiseconv2d",
             "operator bqqfc",
             "operator bbfc",
             "PReLU",
@@ -98,7 +99,7 @@ def test_random_modules(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_exporter_gives_the_same_network(tmp_path: Path, route: str) -> None:
     compared = 0
     for seed in range(500, 510):
-        module = networks.random_network(seed)
+        module = networks.random_network(seed, depthwise=seed % 5 == 0)
         images = images_for(module.input_shape, seed)
         live = read_source(module, input_shape=module.input_shape)
         try:

@@ -141,8 +141,9 @@ class Network(nn.Sequential):
     input_shape: tuple[int, int, int]
 
 
-def random_network(seed: int) -> Network:
-    """A module in evaluation mode, its statistics drawn so that all kinds of rules occur."""
+def random_network(seed: int, *, depthwise: bool = False) -> Network:
+    """A module in evaluation mode, its statistics drawn so that all kinds of rules occur; with depthwise
+    convolutions behind the first layer where asked."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     kinds: list[str] = []
@@ -221,8 +222,9 @@ def random_network(seed: int) -> Network:
         return found, plane
 
     blocks = rng.choice([1, 2, 2])
-    for block in range(blocks):
-        out = rng.choice([5, 16, 24, 33])
+    for block in range(blocks + depthwise):
+        groups = channels if depthwise and block == 1 else 1
+        out = channels if groups > 1 else rng.choice([5, 16, 24, 33])
         kernel = rng.choice([1, 2, 3, 3])
         stride = rng.choice([1, 1, 2]) if side >= 6 else 1
         dilation = rng.choice([1, 1, 2]) if stride == 1 and side > 2 * kernel else 1
@@ -232,8 +234,8 @@ def random_network(seed: int) -> Network:
         real = block == 0 and rng.random() < 0.3
         bias = rng.random() < 0.3
         kind = nn.Conv2d if real else BinaryConv
-        conv = kind(channels, out, kernel, stride, padding, dilation, bias=bias)
-        scale = spread * (channels * kernel * kernel) ** 0.5
+        conv = kind(channels, out, kernel, stride, padding, dilation, groups, bias=bias)
+        scale = spread * (channels // groups * kernel * kernel) ** 0.5
         if real:
             kinds.append("first layer real")
             nn.init.normal_(conv.weight, 0, 0.3)
