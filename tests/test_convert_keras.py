@@ -7,6 +7,8 @@ import copy
 import io
 import json
 import random
+import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -846,6 +848,71 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     refused("norm_1", "moving_variance", np.full(16, -2.0, np.float32), "bad-variance")
     refused("norm_1", "gamma", np.full(16, np.inf, np.float32), "not-finite")
     refused("norm_3", "beta", np.full(10, np.nan, np.float32), "not-finite")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds a process's memory as Linux does")
+def test_bombs_are_refused_in_little_memory(tmp_path: Path) -> None:
+    """Files of at most a megabyte or two that would take gigabytes, with 512 MB of memory to be had."""
+    side = 2**13
+    dense = {
+        "class_name": "Sequential",
+        "config": {
+            "name": "bomb",
+            "layers": [
+                {
+                    "class_name": "Dense",
+                    "config": {
+                        "name": f"dense_{i}",
+                        "units": side,
+                        "use_bias": False,
+                        "batch_input_shape": [None, side],
+                    },
+                }
+                for i in range(40)
+            ],
+        },
+    }
+    for chunks in ("absent", "compressed"):
+        with h5py.File(tmp_path / f"{chunks}.h5", "w") as file:
+            file.attrs["model_config"] = json.dumps(dense)
+            for i in range(40 if chunks == "absent" else 1):
+                group = file.create_group(f"model_weights/dense_{i}")
+                group.attrs["weight_names"] = [b"kernel:0"]
+                kernel = group.create_dataset(
+                    "kernel:0", (side, side), np.float32, chunks=(side // 8, side), compression="gzip"
+                )
+                if chunks == "compressed":
+                    for row in range(0, side, side // 8):
+                        kernel[row : row + side // 8] = 1
+    text = json.dumps(dense)
+    for name, members in {
+        "config.keras": {"config.json": b" " * 2**28, "model.weights.h5": b""},
+        "weights.keras": {"config.json": text.encode(), "model.weights.h5": bytes(2**29 + 1)},
+    }.items():
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            for member, content in members.items():
+                archive.writestr(member, content)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 4 and max(path.stat().st_size for path in files) < 2**21
+    program = """
+import resource, sys
+import numpy, h5py, cbin_nn.converters
+from cbin_nn.errors import ConversionError
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))
+for path in sys.argv[1:]:
+    try:
+        cbin_nn.converters.lower_file(path)
+    except ConversionError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, files)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4 and all(path.name in line for path, line in zip(files, lines, strict=True)), lines
+    assert "expand to" in lines[0] and "expand to" in lines[1] and "too many" in lines[2] + lines[3]
 
 
 def test_links_out_of_the_file_are_not_followed(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _MAX_CONFIG = 2**26
 _MAX_MEMBER = 2**29
-_MAX_WEIGHTS = 2**28  # elements of one array
+_MAX_WEIGHTS = 2**26  # elements of one array: as many as a `.cbn` file may have
+_MAX_EXPANSION = 64  # of a large compressed array; signs as float32 shrink to a thirtieth
 
 #: Larq's quantizers with the same forward pass, sign(x) with sign(0) = +1.
 _SIGNS = {"SteSign", "ste_sign", "ApproxSign", "approx_sign", "SwishSign", "swish_sign"}
@@ -209,6 +210,9 @@ def _read_array(layer: _Layer, dataset: Any, what: str, shape: Shape) -> Float32
         )
     if math.prod(shape) > _MAX_WEIGHTS:
         raise layer.refuse("shape-mismatch", f"{what} of shape {shape} is too large")
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > max(2**24, _MAX_EXPANSION * stored):
+        raise layer.refuse("damaged-file", f"{what}: {stored} bytes that expand to {dataset.nbytes}")
     return np.asarray(dataset[()]).astype(np.float32)
 
 
