@@ -193,7 +193,7 @@ impl OwnedTail {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 3 } else { 1500 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 1500 }))]
 
     #[test]
     fn bbconv2d(

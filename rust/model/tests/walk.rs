@@ -36,8 +36,8 @@ impl Observer for Taps {
 fn every_operator_of_a_run_equals_its_reference() {
     for (seed, dtype) in [(1, DType::I8), (2, DType::I16), (3, DType::I32)] {
         for layout in [Layout::ByteMask, Layout::PixelSums, Layout::Canonical] {
-            // Seconds each under Miri: one model with either first layer, in the layout that boards run.
-            if cfg!(miri) && (seed == 3 || layout == Layout::Canonical) {
+            // Half a minute each under Miri: one model with either first layer, in a layout that boards run.
+            if cfg!(miri) && !matches!((seed, layout), (1, Layout::PixelSums) | (2, Layout::ByteMask)) {
                 continue;
             }
             let bytes = AlignedBytes::copy_of(&small_model(seed, layout, dtype));
