@@ -38,6 +38,7 @@ FAMILIES = (
     + ["bmaxpool2d"]
     + ["bbfc"]
     + ["bbqfc"]
+    + ["bqqfc"]
 )
 CHANNELS = (1, 2, 3, 8, 16, 24, 31, 33, 40, 63, 65, 96)
 WHOLE_WORDS = (32, 32, 64, 96)
@@ -369,7 +370,7 @@ def attempt(source: Draw, seed: int) -> Case | None:
     family = source.pick(FAMILIES)
     if family == "bmaxpool2d":
         return draw_pool(source, seed)
-    if family in ("bbfc", "bbqfc"):
+    if family in ("bbfc", "bbqfc", "bqqfc"):
         return draw_dense(source, seed, family)
     return draw_conv(source, seed, family)
 
@@ -654,31 +655,36 @@ def draw_dense(source: Draw, seed: int, family: str) -> Case:
     height, width = 1 + source.below(4), 1 + source.below(4)
     units = source.pick([1, 2, 10, 31, 32, 33, 40, 64])
     features = height * width * channels
-    if family == "bbqfc":
+    head = family in ("bbqfc", "bqqfc")
+    if head:
         units = min(units, 10)
     images = draw_images(source, (8, height, width, channels), False)
-    weights = (2 * source.integers(0, 2, (units, features)) - 1).astype(np.int8)
+    signs = 2 * source.integers(0, 2, (units, features)) - 1
+    largest = 128 if family == "bqqfc" else 1
+    weights = signs if largest == 1 else source.integers(-largest, largest, (units, features))
+    weights = weights.astype(np.int8)
     # An image that is a unit's weights has the largest accumulator.
     images[-1] = weights[0].reshape(height, width, channels) > 0
     case = Case(seed, family, images, weights)
-    if family == "bbqfc":
-        case.requantization = draw_requantization(source, accumulators(case)[:, 0, 0], features)
+    if head:
+        reach = features * largest
+        case.requantization = draw_requantization(source, accumulators(case)[:, 0, 0], reach)
         return case
     return draw_chains(source, case)
 
 
-def draw_requantization(source: Draw, acc: Array, features: int) -> ops.Requantization:
+def draw_requantization(source: Draw, acc: Array, reach: int) -> ops.Requantization:
     """Fixed point with ties (few bits of fraction), saturation (large factors) and a knee that is reached.
 
-    `acc` holds the accumulators, (N, units).
+    `acc` holds the accumulators, (N, units), from -`reach` to `reach`.
     """
     units = acc.shape[1]
     dtype: Any = source.pick(["i8", "i16", "i32"])
     shift = source.pick([0, 1, 2, 3, 8, 16, 31, 40])
     largest = oracle.RANGES[dtype][1]
     # Outputs reach from a small part of the range to several times of it.
-    factor = max(1, (largest << shift) // (source.pick([1, 2, 8, 64]) * features) * source.pick([1, 8]) // 2)
-    factor = min(factor, (2**61) // (features + 1))
+    factor = max(1, (largest << shift) // (source.pick([1, 2, 8, 64]) * reach) * source.pick([1, 8]) // 2)
+    factor = min(factor, (2**61) // (reach + 1))
     half = 1 << shift >> 1
     size = (2, units)
     mul = source.integers(-factor, factor + 1, size)
@@ -691,5 +697,5 @@ def draw_requantization(source: Draw, acc: Array, features: int) -> ops.Requanti
     knee = (knee + source.among([0, 0, 0, 1, -1, 2], (units,))).astype(np.int32)
     if source.chance(0.4):
         mul[0], add[0] = mul[1], add[1]
-    assert (np.abs(mul).astype(object) * features + np.abs(add)).max() < 2**62
+    assert (np.abs(mul).astype(object) * reach + np.abs(add)).max() < 2**62
     return ops.Requantization(mul[1], add[1], mul[0], add[0], knee, shift, dtype, 1.0)

@@ -99,7 +99,7 @@ class Tally:
         operator = case.operators[0]
         rules, pool = getattr(operator, "rules", None), getattr(operator, "pool", None)
         height, width, inputs = case.images.shape[1:]
-        dense = case.family in ("bbfc", "bbqfc")
+        dense = case.family in ("bbfc", "bbqfc", "bqqfc")
         borders = {"interior"} if dense else oracle.border_classes(height, width, case.window)
         stride = max(case.window.strides) > 1
         if rules is not None:
