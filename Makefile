@@ -38,6 +38,7 @@ $(VENV)/.done: pyproject.toml
 	touch $@
 
 $(NATIVE): $(VENV)/.done $(rust_sources) README.md
+	@echo "Building the extension; the first time takes two to four minutes"
 	VIRTUAL_ENV=$(VENV) $(BIN)/maturin develop --release --uv --quiet
 	touch $@
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import doctest
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,13 +38,31 @@ def test_the_examples_run(page: str, examples: int, monkeypatch: pytest.MonkeyPa
     except BoardError:
         require("the runner image", False, "make firmware")
     (tmp_path / "tests").symlink_to(ROOT / "tests")
-    (tmp_path / "build").mkdir()
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert len(blocks) >= examples
     namespace: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, page, "exec"), namespace)
+
+
+def test_the_commands_of_the_tutorial_run(tmp_path: Path) -> None:
+    require("qemu-system-arm", shutil.which("qemu-system-arm") is not None, "apt-get install qemu-system-arm")
+    commands = re.findall(
+        r"^    \.venv/bin/(.*)", (ROOT / "docs/tutorial.md").read_text(), flags=re.MULTILINE
+    )
+    assert len(commands) == 5
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    printed = ""
+    for command in commands:
+        tool, *arguments = shlex.split(command)
+        program = [sys.executable] if tool == "python" else [sys.executable, "-m", "cbin_nn"]
+        done = subprocess.run(
+            [*program, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, (command, done.stderr)
+        printed += done.stdout
+    assert "100 images, 0 differing bytes between host and board" in printed
 
 
 def test_the_readme_names_commands_that_exist() -> None:

@@ -145,3 +145,32 @@ def test_scales_a_channel_on_the_command_line(fixtures: Path, tmp_path: Path) ->
     assert value["operators"][0]["kind"] == "qqconv2d" and value["operators"][0]["approximations"]
     done = cbin("convert", fixtures / "tiny.h5", "-o", path, "--force", "--input-scale", "1,x")
     assert done.returncode == 2 and "commas" in done.stderr
+    for wrong in ("1/0", "/2", "1/2x"):
+        assert cbin("convert", fixtures / "tiny.h5", "-o", path, "--input-scale", wrong).returncode == 2
+    exact = cbin(
+        "convert",
+        fixtures / "tiny.h5",
+        "-o",
+        path,
+        "--force",
+        "--input-scale",
+        "1/127.5",
+        "--input-offset",
+        "-1",
+    )
+    assert exact.returncode == 0, exact.stderr
+    model = cbin_nn.convert(fixtures / "tiny.h5", input_scale=1 / 127.5, input_offset=-1)
+    assert cbin_nn.load(path).sha256 == model.sha256
+
+
+def test_a_model_knows_the_meaning_that_it_was_converted_with(fixtures: Path, tmp_path: Path) -> None:
+    images = draw_images(8, 12, 12, 1)
+    model = cbin_nn.convert(fixtures / "tiny.h5", input_scale=1 / 127.5, input_offset=-1)
+    check = cbin_nn.verify(model, fixtures / "tiny.h5", images, engine="built-in")
+    assert check.exact and check.top1_agree == 8 and not check.notes
+    assert not any("pixels are read" in note for note in model.conversion.notes)
+    plain = cbin_nn.convert(fixtures / "tiny.h5")
+    assert any("pixels are read as 0 to 255" in note for note in plain.conversion.notes)
+    model.save(tmp_path / "tiny.cbn")
+    text = str(cbin_nn.verify(cbin_nn.load(tmp_path / "tiny.cbn"), fixtures / "tiny.h5", images))
+    assert text.splitlines()[1].startswith("note: the model's bytes are not those")

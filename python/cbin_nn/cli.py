@@ -35,8 +35,14 @@ report_file = click.option(
 force = click.option("--force", is_flag=True, help="Overwrite an output file that exists.")
 
 
+def _quotient(text: str) -> float:
+    """`0.5`, or `1/127.5`."""
+    numerator, _, denominator = text.partition("/")
+    return float(numerator) / float(denominator or 1)
+
+
 class _Numbers(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """One number, or several with commas between them: one a channel."""
+    """One number or fraction, or several with commas between them: one a channel."""
 
     name = "NUMBER[,...]"
 
@@ -44,8 +50,8 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         if not isinstance(value, str):
             return value
         try:
-            numbers = [float(part) for part in value.split(",")]
-        except ValueError:
+            numbers = [_quotient(part) for part in value.split(",")]
+        except (ValueError, ZeroDivisionError):
             self.fail(f"{value!r} is no number, nor numbers with commas between them", param, ctx)
         return numbers[0] if len(numbers) == 1 else numbers
 
@@ -127,9 +133,7 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-@main.command(
-    epilog="Example: cbin-nn convert model.h5 -o model.cbn --input-scale 0.00784313725 --input-offset -1"
-)
+@main.command(epilog="Example: cbin-nn convert model.h5 -o model.cbn --input-scale 1/127.5 --input-offset -1")
 @click.argument("source", type=MODEL)
 @click.option(
     "-o", "--output-file", "out", type=MODEL, required=True, metavar="MODEL.cbn", help="File to write."

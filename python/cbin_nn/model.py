@@ -476,7 +476,8 @@ def check_images(images: npt.ArrayLike, shape: Sequence[int]) -> npt.NDArray[np.
             if array.dtype.kind == "f" and np.isnan(low):
                 hint = "it holds NaN"
             elif not (low >= 0 and high <= 255):
-                hint = f"its values run from {low:g} to {high:g}, and u8 holds 0 to 255"
+                hint = f"its values run from {low:g} to {high:g}, and u8 holds 0 to 255; "
+                hint += "cbin_nn.calibrate makes bytes of other numbers"
             elif array.dtype.kind == "f" and high <= 1:
                 hint = "its values look scaled to 0..1: multiply by 255, round, and use .astype(np.uint8)"
             else:

@@ -114,8 +114,8 @@ class VerifyReport:
 
         rows = [
             [
-                layer.layer,
                 layer.operator + (" (approximated)" if layer.approximated else ""),
+                layer.layer,
                 f"{layer.bits:,}",
                 f"{layer.differing:,}",
                 f"{layer.unexplained:,}",
@@ -124,9 +124,10 @@ class VerifyReport:
             ]
             for layer in self.layers
         ]
-        columns = ["Sign", "Operator", "Bits", "Differ", "no near-tie", "On own input", "no near-tie "]
+        columns = ["Operator", "Sign in", "Bits", "Differ", "no near-tie", "On own input", "no near-tie "]
         lines = [
             f"Source run by: {self.engine}, {self.images} images",
+            *(f"note: {note}" for note in self.notes),
             text_table(columns, rows),
             f"Same class: {self.top1_agree} of {self.images}",
         ]
@@ -140,7 +141,7 @@ class VerifyReport:
         fused = "the same bytes" if self.fused_equals_unfused else "OTHER BYTES"
         lines.append(f"Converted without fused pools: {fused}")
         lines.append("Exact: " + ("yes" if self.exact else "NO"))
-        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+        return "\n".join(lines)
 
 
 def verify(
@@ -161,7 +162,7 @@ def verify(
         images: uint8 `[N, H, W, C]`.
         engine: "auto" runs the source's framework where it is installed, "built-in" the evaluator of this
             package, "framework" demands the framework.
-        input_scale: as given to `convert`.
+        input_scale: as given to `convert`; where neither is given, that of `model.conversion`.
         input_offset: as given to `convert`.
         input_shape: as given to `convert`.
 
@@ -178,6 +179,8 @@ def verify(
         raise InvalidArgument("bad-shape", "`images` is empty")
     if engine not in ("auto", "framework", "built-in"):
         raise InvalidArgument("bad-argument", f"engine: {engine!r}; expected auto, framework or built-in")
+    if input_scale is None and input_offset is None and model.conversion is not None:
+        input_scale, input_offset = model.conversion.input_scale, model.conversion.input_offset
     graph = read_source(source, input_shape=input_shape)
     output: Any = model.output_dtype
     forms = []

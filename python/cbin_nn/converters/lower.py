@@ -109,6 +109,9 @@ class ConversionReport:
     notes: list[str] = field(default_factory=list)
     #: What was lowered: the source graph, after a split of `torch.sign` where there was one.
     graph: g.Graph | None = field(default=None, repr=False, compare=False)
+    #: As `convert` was given them; None is the default.
+    input_scale: Any = None
+    input_offset: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the graph, which holds all weights again."""
@@ -307,6 +310,8 @@ class _Lowering:
         #: Layers without an operator of their own (flatten, dropout), reported with the next operator.
         self.pending: list[str] = []
         self.softmax: str | None = None
+        #: Whether the network scales its input itself.
+        self.rescaled = False
         self.problems: list[g.Problem] = list(source.problems)
         #: Sign nodes that may see an exact 0, with the layer and its channels where.
         self.zeros: list[tuple[g.Sign, str, list[int]]] = []
@@ -427,6 +432,7 @@ class _Lowering:
             self._softmax(node)
         elif isinstance(node, (g.Rescaling, g.Linear, g.Bias)) and isinstance(state, _Meaning):
             self.state = self._rescaled(node, state)
+            self.rescaled = True
             self.pending = []
         elif isinstance(state, _Open):
             state.chains[-1].append(node)
@@ -1067,10 +1073,17 @@ def lower(
         _channel_values("input_scale", input_scale, 1.0), _channel_values("input_offset", input_offset, 0.0)
     )
     lowering = _Lowering(source, output, meaning, fuse)
-    result = lowering.run()
-    if not lowering.zeros:
-        return result
-    return _without_zeros(source, lowering, lambda graph: _Lowering(graph, output, meaning, fuse).run())
+    lowered, report = lowering.run()
+    if lowering.zeros:
+        lowered, report = _without_zeros(
+            source, lowering, lambda graph: _Lowering(graph, output, meaning, fuse).run()
+        )
+    if input_scale is None and input_offset is None and not lowering.rescaled:
+        report.notes.append(
+            "input: pixels are read as 0 to 255; a network that was trained on other numbers, as "
+            "x / 127.5 - 1, needs input_scale and input_offset"
+        )
+    return lowered, replace(report, input_scale=input_scale, input_offset=input_offset)
 
 
 def _without_zeros(
