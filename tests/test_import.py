@@ -15,12 +15,14 @@ def test_import_pulls_numpy_alone() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_import_adds_less_than_50_ms_to_numpy() -> None:
+def test_import_adds_less_than_half_of_numpy() -> None:
     # The process's own time, user and system: how busy the machine is otherwise is no part of an import.
+    # NumPy's import says how fast it is.
     code = (
-        "import numpy, time; start = time.process_time(); import cbin_nn; print(time.process_time() - start)"
+        "import time; begin = time.process_time(); import numpy; middle = time.process_time(); "
+        "import cbin_nn; print((time.process_time() - middle) / (middle - begin))"
     )
     command = [sys.executable, "-c", code]
     subprocess.run(command, check=True, capture_output=True)  # once, to write bytecode
-    seconds = [float(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(10)]
-    assert statistics.median(seconds) < 0.05, seconds
+    ratios = [float(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(10)]
+    assert statistics.median(ratios) < 0.5, ratios
