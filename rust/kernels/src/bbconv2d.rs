@@ -141,26 +141,24 @@ impl<'a> BbConv2d<'a> {
         }
     }
 
+    /// [`scratch_words`](Self::scratch_words) and [`list_words`](Self::list_words) at once.
+    pub fn working_words(&self) -> (usize, usize) {
+        match self.weights {
+            Weights::Packed(_) => (2 * self.layer.geometry.filter_words() + self.layer.veto_words(), 0),
+            // `new` has seen that it is no error.
+            Weights::Lanes(_) => vertical::scratch_words(&self.layer, self.padding).unwrap_or((0, 0)),
+        }
+    }
+
     /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its list: see
     /// [`list_words`](Self::list_words).
     pub fn scratch_words(&self) -> usize {
-        match self.weights {
-            Weights::Packed(_) => 2 * self.layer.geometry.filter_words() + self.layer.veto_words(),
-            // `new` has seen that it is no error.
-            Weights::Lanes(_) => {
-                vertical::scratch_words(&self.layer, self.padding).map_or(0, |words| words.0)
-            }
-        }
+        self.working_words().0
     }
 
     /// Four-byte words of list that [`optimized`](Self::optimized) needs.
     pub fn list_words(&self) -> usize {
-        match self.weights {
-            Weights::Packed(_) => 0,
-            Weights::Lanes(_) => {
-                vertical::scratch_words(&self.layer, self.padding).map_or(0, |words| words.1)
-            }
-        }
+        self.working_words().1
     }
 
     fn weight_is_plus(&self, filter: usize, tap: [usize; 2], channel: usize) -> bool {
@@ -223,8 +221,6 @@ impl<'a> BbConv2d<'a> {
     ) -> Result<(), ArgumentError> {
         let geometry = &self.layer.geometry;
         check_length("input", geometry.input().words(), input.len())?;
-        check_length("list", self.list_words(), list.len())?;
-        check_length("scratch", self.scratch_words(), scratch.len())?;
         let weights = match self.weights {
             Weights::Packed(packed) if cfg!(feature = "bbconv2d-canonical") => packed,
             Weights::Lanes(lanes) if cfg!(feature = "bbconv2d-lanes") => {
@@ -232,6 +228,21 @@ impl<'a> BbConv2d<'a> {
             }
             _ => return Err(ArgumentError::Value { argument: "weights layout" }),
         };
+        check_length("list", self.list_words(), list.len())?;
+        self.packed(weights, input, output, scratch)
+    }
+
+    /// [`optimized`](Self::optimized) for packed weights.
+    #[inline(never)]
+    fn packed(
+        &self,
+        weights: &[u32],
+        input: &[u32],
+        output: &mut [u32],
+        scratch: &mut [u32],
+    ) -> Result<(), ArgumentError> {
+        let geometry = &self.layer.geometry;
+        check_length("scratch", self.scratch_words(), scratch.len())?;
         let (window, rest) = scratch.split_at_mut(geometry.filter_words());
         let (inside, veto) = rest.split_at_mut(geometry.filter_words());
         let mut gathered = Gathered {

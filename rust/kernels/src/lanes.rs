@@ -71,9 +71,30 @@ impl LaneShape {
         word / self.pixel_words() * self.channels + word % self.pixel_words() * 32
     }
 
+    /// Input words `first..end` of a column that a segment has.
+    pub(crate) fn segment(&self, segment: usize) -> (usize, usize) {
+        (segment * SEGMENT, ((segment + 1) * SEGMENT).min(self.column_pixels()))
+    }
+
+    /// Weights of a segment, its word of zeros excluded.
+    pub(crate) fn segment_weights(&self, segment: usize) -> usize {
+        let (first, end) = self.segment(segment);
+        self.before(end) - self.before(first)
+    }
+
+    /// The first word of a segment of a group's column, mask excluded.
+    pub(crate) fn tap(&self, group: usize, column: usize, segment: usize) -> usize {
+        group * self.group_words + column * self.column_words + self.before(segment * SEGMENT) + segment
+    }
+
     /// Words of one column.
     pub(crate) const fn column_words(&self) -> usize {
         self.column_words
+    }
+
+    /// Rows of the kernel.
+    pub(crate) const fn kernel_rows(&self) -> usize {
+        self.kernel[0]
     }
 
     /// Columns of the kernel.

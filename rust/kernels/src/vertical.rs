@@ -1,5 +1,5 @@
 /*!
-Binary convolution by vertical counters: 32 output channels at once, walking the set input bits.
+Binary convolution by vertical counters: 32 output channels at once, walking the input bits that change from window to window.
 
 Weights lie by output channel ([`lanes`](crate::lanes)), so a set input bit selects one word per tap, and adding the
 selected words into a vertical counter counts, for 32 channels at once, the set bits whose weight is +1. With s that
@@ -14,20 +14,24 @@ on e, counts in steps of two, and ends as e - L plus a number that all channels 
 by bit, and the sign decides 32 rules at once. A rule with two sides takes one comparison more. Nothing is
 ever counted in a loop over channels.
 
-A row of output pixels is made from the columns of its input: each column's set bits are listed once, a byte a bit, and
-the list is then used for each kernel column and each group of 32 output channels. So several windows are open at a
-time, and border pixels are no case of their own: what is outside is in no list.
+Neighbouring pixels are alike. So what is listed of an input column is what differs from the column that lies there before the
+window moves: bits that came and bits that went, a byte a bit. A window's counter is that of the window before, with the words
+of each kernel column's list added, or taken away; a row begins with a window that lies outside. A list is made once, and kept
+while windows reach the column, for each kernel column and each group of 32 output channels. Border pixels are no case of
+their own: outside, nothing changes.
+
+To take a word away, its complement is added, which is one too many in each lane; all lanes share that number.
 
 Everything is modulo 2 to the width of a counter, which has room for every e - L with its sign.
 */
 
 use crate::ArgumentError;
-use crate::arch::{Bits, PICK_BLOCK, Picks, Windows, add_picked, counter_words};
+use crate::arch::{Moving, add_list, add_planes, compare, counter_words, inside, move_on, transpose};
 use crate::bbconv2d::Padding;
 use crate::bits::lane_mask;
 use crate::conv::ConvLayer;
 use crate::error::check_length;
-use crate::lanes::{LaneShape, SEGMENT};
+use crate::lanes::LaneShape;
 use crate::rule::{Grid, Rules};
 use crate::shape::{Conv2dGeometry, MAX_ELEMENTS, Sliding, Window};
 
@@ -35,19 +39,26 @@ use crate::shape::{Conv2dGeometry, MAX_ELEMENTS, Sliding, Window};
 #[derive(Debug, Clone, Copy)]
 struct Plan {
     shape: LaneShape,
+    groups: usize,
+    segments: usize,
     /// Width of a counter, sign included.
     planes: usize,
-    /// Windows that are open at a time, each an X and one counter a group.
-    open: usize,
-    /// Border classes of a row, each the beginnings of one counter a group.
+    /// Words of an output pixel.
+    pixel_words: usize,
+    /// Output channels of the last group.
+    last_lanes: u32,
+    /// Columns that are listed at a time.
+    columns: usize,
+    /// Border classes of a row, each with one counter a group: what the first window begins with, and for the others what
+    /// is added where they begin.
     classes: usize,
     /// Rules are the same at all pixels, so that their bounds are made once.
     based: bool,
     /// Bounds, by rule set, by parity of K where both occur, and by group.
     parities: usize,
     rule_sets: usize,
-    /// The list of a column's set bits.
-    list: usize,
+    /// Each pixel of the convolution belongs to one pixel of the pool at most, and windows lie side by side.
+    tiled: bool,
     /// Veto bits of the pooled rows that are open at a time.
     veto_rows: usize,
     veto_row: usize,
@@ -67,8 +78,12 @@ impl Plan {
             .all(|rules| rules.grid() == Grid::Channel);
         Self {
             shape,
+            groups: shape.groups(),
+            segments: shape.segments(),
+            pixel_words: layer.output().pixel_words(),
+            last_lanes: lane_mask(layer.output().channels(), shape.groups() - 1),
             planes: 1 + counter_words(bits as usize),
-            open: span(window.kernel[1], window.dilation[1]).div_ceil(window.strides[1]),
+            columns: span(window.kernel[1], window.dilation[1]),
             classes: match padding {
                 Padding::One => 1,
                 Padding::Zero => classes(geometry.sliding()),
@@ -76,7 +91,10 @@ impl Plan {
             based: channel_grid,
             parities: if channel_grid && geometry.input().channels() % 2 == 1 { 2 } else { 1 },
             rule_sets: if veto.is_some() { 2 } else { 1 },
-            list: (shape.column_pixels().min(SEGMENT) * 32 + PICK_BLOCK) / 4,
+            tiled: layer.pool.as_ref().is_some_and(|pool| {
+                let window = pool.sliding().window();
+                window.kernel == window.strides && window.padding[..2] == [0, 0] && window.dilation == [1, 1]
+            }),
             veto_rows: veto.map_or(0, |pool| {
                 let window = pool.sliding().window();
                 span(window.kernel[0], window.dilation[0]).div_ceil(window.strides[0])
@@ -85,14 +103,9 @@ impl Plan {
         }
     }
 
-    /// Words of an open window.
-    fn window(&self) -> usize {
-        1 + self.counters()
-    }
-
     /// Words of one counter a group.
     fn counters(&self) -> usize {
-        self.shape.groups() * self.planes
+        self.groups * self.planes
     }
 
     /// Words of one group's bounds.
@@ -100,16 +113,27 @@ impl Plan {
         BOUNDS_HEAD + 2 * self.planes
     }
 
-    /// Words of the parts: windows, classes, bounds, veto, list.
-    fn parts(&self) -> [u64; 5] {
-        let product = |factors: &[usize]| factors.iter().map(|&f| f as u64).product();
-        [
-            product(&[self.open, self.window()]),
-            product(&[self.classes, self.counters()]),
-            product(&[self.rule_sets, self.parities, self.shape.groups(), self.bounds()]),
-            product(&[self.veto_rows, self.veto_row]),
-            self.list as u64,
-        ]
+    /// First word of the bounds of one rule set and group; there are as many parities as matter.
+    #[inline]
+    fn bounds_at(&self, set: usize, parity: usize, group: usize) -> usize {
+        match (set, group, self.parities) {
+            (0, 0, 1) => 0,
+            _ => ((set * self.parities + parity % self.parities) * self.groups + group) * self.bounds(),
+        }
+    }
+
+    /// Words of the parts: counters, classes, bounds, veto, lists. `None` where they would be more than anybody has.
+    fn parts(&self) -> Option<[usize; 5]> {
+        let product = |factors: &[usize]| factors.iter().try_fold(1usize, |a, &b| a.checked_mul(b));
+        let parts = [
+            product(&[self.groups + 1, self.planes])?,
+            product(&[self.classes, self.counters()])?,
+            product(&[self.rule_sets, self.parities, self.groups, self.bounds()])?,
+            product(&[self.veto_rows, self.veto_row])?,
+            product(&[self.columns, Moving::words(&self.shape)])?,
+        ];
+        let sum = parts.iter().try_fold(0usize, |a, &b| a.checked_add(b))?;
+        (sum <= MAX_ELEMENTS).then_some(parts)
     }
 }
 
@@ -120,13 +144,16 @@ fn span(kernel: usize, dilation: usize) -> usize {
 
 /// Runs of output columns with the same taps inside the image.
 fn classes(sliding: &Sliding) -> usize {
-    let changes = (1..sliding.output_width())
-        .filter(|&x| sliding.taps_inside(1, x) != sliding.taps_inside(1, x - 1))
-        .count();
-    1 + changes
+    let (mut classes, mut last) = (0, None);
+    for x in 0..sliding.output_width() {
+        let taps = sliding.taps_inside(1, x);
+        classes += usize::from(last != Some(taps));
+        last = Some(taps);
+    }
+    classes
 }
 
-/// Words of scratch that [`convolve`] needs, and four-byte words of list beside it.
+/// Words of scratch that [`convolve`] needs, and four-byte words of lists beside it.
 ///
 /// # Errors
 /// [`ArgumentError::TooLarge`] where a layer would need more than anybody has.
@@ -134,12 +161,9 @@ pub(crate) fn scratch_words(
     layer: &ConvLayer<'_>,
     padding: Padding,
 ) -> Result<(usize, usize), ArgumentError> {
-    let parts = Plan::new(layer, padding).parts();
-    if parts.iter().sum::<u64>() > MAX_ELEMENTS as u64 {
-        return Err(ArgumentError::TooLarge { argument: "kernel", limit: MAX_ELEMENTS });
-    }
-    let [scratch @ .., list] = parts.map(|words| words as usize);
-    Ok((scratch.iter().sum(), list))
+    let too_large = ArgumentError::TooLarge { argument: "kernel", limit: MAX_ELEMENTS };
+    let [scratch @ .., lists] = Plan::new(layer, padding).parts().ok_or(too_large)?;
+    Ok((scratch.iter().sum(), lists))
 }
 
 /// First words of a group's bounds: what there is to compare, and the flips.
@@ -151,49 +175,21 @@ const HAS_UPPER: u32 = 2;
 
 /// Writes 32 numbers as planes: bit l of plane b is bit b of `number(l)`.
 fn slice(planes: &mut [u32], lanes: usize, number: impl Fn(usize) -> i32) {
-    planes.fill(0);
-    for lane in 0..lanes {
-        let mut rest = number(lane);
-        for plane in planes.iter_mut() {
-            *plane |= (rest as u32 & 1) << lane;
-            rest >>= 1;
-        }
+    let mut numbers = [0; 32];
+    for (lane, to) in numbers.iter_mut().take(lanes).enumerate() {
+        *to = number(lane);
     }
+    transpose(&numbers, planes);
+}
+
+/// `a + b` in each lane, in place; b may have one plane less.
+fn add(a: &mut [u32], b: &[u32]) {
+    add_planes(a, b, 0);
 }
 
 /// `a - b` in each lane, in place; b may have one plane less.
 fn subtract(a: &mut [u32], b: &[u32]) {
-    let mut borrow = 0;
-    for (a, b) in a.iter_mut().zip(b) {
-        let half = *a ^ b;
-        let next = (!*a & b) | (!half & borrow);
-        (*a, borrow) = (half ^ borrow, next);
-    }
-    if let Some(top) = a.get_mut(b.len()) {
-        *top ^= borrow;
-    }
-}
-
-/// The sign of `a - b` in each lane, and the lanes in which it is below each of the bounds, all signed.
-#[inline]
-fn compare<const N: usize>(a: &[u32], b: i32, bounds: [&[u32]; N]) -> (u32, [u32; N]) {
-    let bounds = bounds.map(|bound| &bound[..a.len()]);
-    let (mut borrow, mut rest, mut difference) = (0, b, 0);
-    let (mut borrows, mut halves) = ([0; N], [0; N]);
-    for (plane, &a) in a.iter().enumerate() {
-        let bit = -(rest & 1) as u32;
-        rest >>= 1;
-        let half = a ^ bit;
-        difference = half ^ borrow;
-        borrow = (!a & bit) | (!half & borrow);
-        for ((bound, borrow), half) in bounds.iter().zip(&mut borrows).zip(&mut halves) {
-            let bound = bound[plane];
-            *half = difference ^ bound;
-            *borrow = (!difference & bound) | (!*half & *borrow);
-        }
-    }
-    // Where the signs differ the negative one is the smaller. Otherwise the difference's sign, which is the borrow.
-    (difference, core::array::from_fn(|at| (halves[at] & difference) | (!halves[at] & borrows[at])))
+    add_planes(a, b, u32::MAX);
 }
 
 /// Bounds on e for the lanes of one group: `L <= e`, and `e < L + G` where a lane has two sides.
@@ -205,7 +201,7 @@ struct Bounds<'s> {
 
 impl<'s> Bounds<'s> {
     fn of(words: &'s mut [u32], planes: usize) -> Self {
-        let (head, rest) = words.split_at_mut(BOUNDS_HEAD);
+        let (head, rest) = words[..BOUNDS_HEAD + 2 * planes].split_at_mut(BOUNDS_HEAD);
         let (lower, upper) = rest.split_at_mut(planes);
         Self { head, lower, upper }
     }
@@ -249,66 +245,140 @@ impl<'s> Bounds<'s> {
         subtract(self.upper, self.lower);
         self.head[0] &= !HAS_LOWER;
     }
+}
 
-    /// The bits of all lanes for e, which is `counter` less `shared`, relative to what the bounds are.
-    fn bits(&self, counter: &[u32], shared: i32) -> u32 {
-        let inside = match (self.head[0] & HAS_LOWER != 0, self.head[0] & HAS_UPPER != 0) {
-            (false, false) => !compare(counter, shared, []).0,
-            (false, true) => {
-                let (negative, [below]) = compare(counter, shared, [self.upper]);
-                below & !negative
-            }
-            // Without a bound above, that one is beyond every e.
-            (true, _) => {
-                let (_, [outside, below]) = compare(counter, shared, [self.lower, self.upper]);
-                below & !outside
-            }
-        };
-        inside ^ self.head[1]
-    }
+/// The bits of all lanes for e, which is `counter` less `shared`, relative to what the bounds are.
+#[inline(always)]
+fn bits(bounds: &[u32], counter: &[u32], shared: i32) -> u32 {
+    let (lower, upper) = bounds[BOUNDS_HEAD..].split_at(counter.len());
+    let bits = if bounds[0] & HAS_LOWER != 0 {
+        // Without a bound above, that one is beyond every e.
+        let (_, [outside, below]) = compare(counter, shared, [lower, upper]);
+        below & !outside
+    } else {
+        inside(counter, shared, (bounds[0] & HAS_UPPER != 0).then_some(upper))
+    };
+    bits ^ bounds[1]
+}
+
+/// Windows of a row of the convolution with the same taps inside the image.
+#[derive(Debug, Clone, Copy)]
+struct Class {
+    /// Of those of the row.
+    index: usize,
+    /// Taps inside.
+    taps: (usize, usize),
+    /// The first window beyond.
+    end: usize,
+    /// Products of a window.
+    products: i32,
+}
+
+/// The output pixels that a pixel of the convolution has a part in.
+#[derive(Debug, Clone, Copy)]
+enum Targets {
+    /// Just one, or none.
+    Pixel(Option<usize>),
+    /// Those of a pool whose windows overlap, or which has a veto.
+    Pool,
 }
 
 /// A run of [`convolve`]: its plan and its scratch.
 struct Walk<'a> {
     layer: &'a ConvLayer<'a>,
     padding: Padding,
-    plan: Plan,
+    plan: &'a Plan,
     mask: &'a [u32],
-    /// Groups of 32 output channels, kernel columns inside.
-    lanes: &'a [u32],
     input: &'a [u32],
-    windows: &'a mut [u32],
+    window: Moving<'a>,
+    /// A counter to spare.
+    spare: &'a mut [u32],
     classes: &'a mut [u32],
     bounds: &'a mut [u32],
-    picks: Picks<'a>,
     veto: &'a mut [u32],
     /// Pooled rows that are finished.
     pooled: usize,
+    /// The window's set bits, and what complements brought: the same in all lanes.
+    shared: i32,
+}
+
+/// Bits of a column.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    /// None.
+    Nothing,
+    /// All.
+    Set,
+    /// What lies outside the image.
+    Outside,
+    /// The column that begins at a word of the image.
+    Column(usize),
+}
+
+/// Where the bits of a [`Source`] come from.
+struct Bits<'a> {
+    padding: Padding,
+    mask: &'a [u32],
+    input: &'a [u32],
+    /// Rows of the kernel that are read from the image, words apart.
+    read: (usize, usize),
+    step: usize,
+}
+
+impl Bits<'_> {
+    /// Word `word` of a pixel in a row of the kernel.
+    #[inline(never)]
+    fn word(&self, source: Source, row: usize, word: usize) -> u32 {
+        match source {
+            Source::Nothing => 0,
+            Source::Set => u32::MAX,
+            Source::Column(at) if self.read.0 <= row && row < self.read.1 => {
+                self.input[at + (row - self.read.0) * self.step + word] ^ self.mask[word]
+            }
+            _ if self.padding == Padding::One => !self.mask[word],
+            _ => 0,
+        }
+    }
+}
+
+/// How a counter changes by a sum.
+type Change = fn(&mut [u32], &[u32]);
+
+/// `a + 2 b` in each lane, in place.
+fn add_twice(a: &mut [u32], b: &[u32]) {
+    add(&mut a[1..], b);
 }
 
 /// The convolution of `layer` with the weights `lanes`.
 ///
 /// # Errors
 /// [`ArgumentError::Length`] naming the slice.
+#[inline(never)]
 pub(crate) fn convolve(
     layer: &ConvLayer<'_>,
     padding: Padding,
     lanes: &[u32],
     input: &[u32],
     output: &mut [u32],
-    list: &mut [[u8; 4]],
+    lists: &mut [[u8; 4]],
     scratch: &mut [u32],
 ) -> Result<(), ArgumentError> {
-    let plan = Plan::new(layer, padding);
+    let plan = &Plan::new(layer, padding);
     check_length("output", layer.output().words(), output.len())?;
     let (mask, lanes) = lanes.split_at(plan.shape.pixel_words());
-    let [windows, classes, bounds, ..] = plan.parts().map(|words| words as usize);
-    let (windows, rest) = scratch.split_at_mut(windows);
+    let Some([counters, classes, bounds, veto, list_words]) = plan.parts() else {
+        return Err(ArgumentError::TooLarge { argument: "kernel", limit: MAX_ELEMENTS });
+    };
+    check_length("list", list_words, lists.len())?;
+    check_length("scratch", counters + classes + bounds + veto, scratch.len())?;
+    let (counters, rest) = scratch.split_at_mut(counters);
     let (classes, rest) = rest.split_at_mut(classes);
     let (bounds, veto) = rest.split_at_mut(bounds);
-    let picks = Picks::new(list);
-    let pooled = 0;
-    Walk { layer, padding, plan, mask, lanes, input, windows, classes, bounds, picks, veto, pooled }
+    let (spare, counters) = counters.split_at_mut(plan.planes);
+    let dilation = layer.geometry.sliding().window().dilation[1];
+    let window = Moving::new(&plan.shape, dilation, lanes, counters, lists);
+    let (pooled, shared) = (0, 0);
+    Walk { layer, padding, plan, mask, input, window, spare, classes, bounds, veto, pooled, shared }
         .run(output);
     Ok(())
 }
@@ -320,10 +390,8 @@ impl<'a> Walk<'a> {
 
     fn run(&mut self, output: &mut [u32]) {
         let pooled = self.layer.pool.is_some();
-        if pooled {
-            output.fill(0);
-            self.veto.fill(0);
-        }
+        output.fill(0);
+        self.veto.fill(0);
         if self.plan.based {
             self.set_based_bounds();
         }
@@ -365,41 +433,35 @@ impl<'a> Walk<'a> {
 
     /// The bounds of one group. Where there is one parity for all, it does not matter which is asked for.
     fn bounds(&mut self, set: usize, parity: usize, group: usize) -> Bounds<'_> {
-        let parity = parity % self.plan.parities;
-        let index = (set * self.plan.parities + parity) * self.plan.shape.groups() + group;
-        let words = self.plan.bounds();
-        Bounds::of(&mut self.bounds[index * words..(index + 1) * words], self.plan.planes)
+        Bounds::of(&mut self.bounds[self.plan.bounds_at(set, parity, group)..], self.plan.planes)
     }
 
     /// Bounds of a rule set at rule pixel `at`.
-    fn set_bounds(&mut self, set: usize, at: usize, parity: usize) {
+    fn set_bounds(&mut self, set: usize, at: usize, parity: usize, group: usize) {
         let (rules, products) = (self.rules(set), self.layer.geometry.products() as i32);
-        for group in 0..self.plan.shape.groups() {
-            self.bounds(set, parity, group).set(rules, at, group, products, parity as i32);
-        }
+        self.bounds(set, parity, group).set(rules, at, group, products, parity as i32);
     }
 
     /// Bounds that are the same at all pixels, all of them relative to the rule's lower ones.
     fn set_based_bounds(&mut self) {
         // The parity of K: that of its channels where there are two, else K is even.
         for parity in 0..self.plan.parities {
-            for set in 0..self.plan.rule_sets {
-                self.set_bounds(set, 0, parity);
-            }
-            for group in 0..self.plan.shape.groups() {
+            for group in 0..self.plan.groups {
+                for set in 0..self.plan.rule_sets {
+                    self.set_bounds(set, 0, parity, group);
+                }
                 if self.plan.rule_sets == 2 {
-                    let veto = self.plan.parities * self.plan.shape.groups() * self.plan.bounds();
-                    let at = (parity * self.plan.shape.groups() + group) * self.plan.bounds();
-                    let (rule, veto) = self.bounds.split_at_mut(veto);
-                    let base = &Bounds::of(&mut rule[at..at + self.plan.bounds()], self.plan.planes).lower;
-                    Bounds::of(&mut veto[at..at + self.plan.bounds()], self.plan.planes).rebase(base);
+                    let (rule, veto) = self.bounds.split_at_mut(self.plan.bounds_at(1, 0, 0));
+                    let at = self.plan.bounds_at(0, parity, group);
+                    let base = &Bounds::of(&mut rule[at..], self.plan.planes).lower;
+                    Bounds::of(&mut veto[at..], self.plan.planes).rebase(base);
                 }
                 self.bounds(0, parity, group).become_base();
             }
         }
     }
 
-    /// The border classes of a row, in order: calls `each` with the first output column and its taps.
+    /// The border classes of a row, in order: calls `each` with the number and the taps.
     fn each_class(&self, mut each: impl FnMut(usize, (usize, usize))) {
         let (mut class, mut last) = (0, None);
         for x in 0..self.layer.geometry.output().width() {
@@ -412,11 +474,11 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What the counters of each class begin at, for windows with these rows inside: -W, and -L where based. `last` are the
+    /// What counters begin at and change by, for windows with these rows inside: -W, and -L where based. `last` are the
     /// rows that it was for before: their W differs by the rows that came and went.
     #[inline(never)]
     fn enter(&mut self, last: Option<(usize, usize)>, rows: (usize, usize)) {
-        let (plan, shape) = (self.plan, self.plan.shape);
+        let plan = self.plan;
         // With two parities L may be another one.
         let last = last.filter(|_| plan.parities == 1);
         if last.is_none() {
@@ -424,302 +486,341 @@ impl<'a> Walk<'a> {
         }
         if plan.based && last.is_none() {
             let classes = core::mem::take(&mut self.classes);
-            self.each_class(|class, columns| {
-                let parity = self.products(rows, columns) as usize & 1;
-                for group in 0..shape.groups() {
-                    let at = (parity % plan.parities * shape.groups() + group) * plan.bounds() + BOUNDS_HEAD;
+            let mut before = None;
+            self.each_class(|class, taps| {
+                let parity = self.products(rows, taps) as usize % plan.parities;
+                for group in 0..plan.groups {
                     let counter =
-                        &mut classes[(class * shape.groups() + group) * plan.planes..][..plan.planes];
-                    subtract(counter, &self.bounds[at..at + plan.planes]);
+                        &mut classes[class * plan.counters() + group * plan.planes..][..plan.planes];
+                    let lower = |parity| {
+                        let at = plan.bounds_at(0, parity, group) + BOUNDS_HEAD;
+                        &self.bounds[at..at + plan.planes]
+                    };
+                    if before != Some(parity) {
+                        before.into_iter().for_each(|before| add(counter, lower(before)));
+                        subtract(counter, lower(parity));
+                    }
                 }
+                before = Some(parity);
             });
             self.classes = classes;
         }
         let last = last.unwrap_or((rows.0, rows.0));
         let without = |a: (usize, usize), b: (usize, usize)| [(a.0, a.1.min(b.0)), (a.0.max(b.1), a.1)];
         for rows in without(rows, last) {
-            self.count_rows(rows, subtract);
+            self.count_rows(rows, Source::Set, [subtract, add]);
         }
         for rows in without(last, rows) {
-            self.count_rows(rows, |counter, sum| {
-                // a + b, as all numbers are modulo a power of two: the complement of ~a - b.
-                counter.iter_mut().for_each(|word| *word = !*word);
-                subtract(counter, sum);
-                counter.iter_mut().for_each(|word| *word = !*word);
-            });
+            self.count_rows(rows, Source::Set, [add, subtract]);
+        }
+        if self.padding == Padding::One {
+            // The window outside has bits set.
+            self.count_rows((0, plan.shape.kernel_rows()), Source::Outside, [add_twice, add_twice]);
         }
     }
 
-    /// Changes the beginnings of each class by the sum of the weights in some rows, as `change` says.
-    fn count_rows(&mut self, rows: (usize, usize), change: fn(&mut [u32], &[u32])) {
+    /// Changes classes by the sum of the weights of a source's bits in some rows, `changes[0]` for taps that come inside and
+    /// `changes[1]` for those that leave.
+    fn count_rows(&mut self, rows: (usize, usize), bits: Source, changes: [Change; 2]) {
         if rows.0 >= rows.1 {
             return;
         }
-        let (plan, shape) = (self.plan, self.plan.shape);
-        let only = Windows {
-            slots: 1,
-            size: 1 + plan.planes,
-            groups: 1,
-            planes: plan.planes,
-            first: 0,
-            count: 1,
-            tap_words: 0,
-            group_words: 0,
-            picked: 0,
-        };
-        let classes = core::mem::take(&mut self.classes);
-        for segment in 0..shape.segments() {
-            self.list(segment, rows, None, (0, 0));
-            let start = shape.before(segment * SEGMENT) + segment;
-            for group in 0..shape.groups() {
-                for column in 0..shape.columns() {
-                    // No window is open: the first one is free. The words count in steps of two here too.
-                    self.windows[..=plan.planes].fill(0);
-                    let words = start + group * shape.group_words() + column * shape.column_words();
-                    add_picked(self.windows, only, &self.lanes[words..], &self.picks);
-                    let sum = &self.windows[2..=plan.planes];
-                    self.each_class(|class, columns| {
-                        if (columns.0..columns.1).contains(&column) {
-                            let at = (class * shape.groups() + group) * plan.planes;
-                            change(&mut classes[at..at + plan.planes], sum);
-                        }
-                    });
+        let plan = self.plan;
+        let (classes, sum) = (core::mem::take(&mut self.classes), core::mem::take(&mut self.spare));
+        for segment in 0..plan.segments {
+            // No column is listed: the first list is free.
+            match (bits, plan.segments, self.mask) {
+                (Source::Set, 1, &[mask]) => {
+                    self.window.list_column(0, [(&[!mask], 0), (&[mask], 0)], rows, mask);
                 }
+                _ => self.list(0, segment, rows, [bits, Source::Nothing], (0, 0)),
+            }
+            for group in 0..plan.groups {
+                let mut inside = (0, 0);
+                self.each_class(|class, taps| {
+                    let class = &mut classes[class * plan.counters() + group * plan.planes..][..plan.planes];
+                    let came = (taps.0..taps.1).filter(|tap| !(inside.0..inside.1).contains(tap));
+                    let left = (inside.0..inside.1).filter(|tap| !(taps.0..taps.1).contains(tap));
+                    // The words count in steps of two here, too: a sum begins with its second word.
+                    let mut change = |columns: &mut dyn Iterator<Item = usize>, change: Change| {
+                        sum.fill(0);
+                        let mut any = false;
+                        for column in columns {
+                            add_list(&self.window, sum, segment, group, column);
+                            any = true;
+                        }
+                        if any {
+                            change(class, &sum[1..]);
+                        }
+                    };
+                    change(&mut came.clone(), changes[0]);
+                    change(&mut left.clone(), changes[1]);
+                    inside = taps;
+                });
             }
         }
-        self.classes = classes;
+        (self.classes, self.spare) = (classes, sum);
     }
 
-    /// Lists the set bits of a segment of a column, in the rows that are inside. Returns how many there are.
-    ///
-    /// With `first`, the column begins at that word of the image in kernel row `read.0`, and is read up to row
-    /// `read.1`; what is not read is +1 everywhere. Without, every bit counts as set. (As functions of their own, this and its siblings have the
-    /// registers that their loops need.)
+    /// Lists a segment of a column in the rows that are inside: what is set in `sources[0]` and not in `sources[1]`, and the
+    /// other way round. Rows `read.0..read.1` of the kernel are read from the image. (A function of its own, this has the
+    /// registers that its loops need.)
     #[inline(never)]
     fn list(
         &mut self,
+        slot: usize,
         segment: usize,
         rows: (usize, usize),
-        first: Option<usize>,
+        sources: [Source; 2],
         read: (usize, usize),
-    ) -> usize {
-        let (words, channels) = (self.plan.shape.pixel_words(), self.plan.shape.channels());
-        let geometry = self.geometry();
-        let step = geometry.sliding().window().dilation[0] * geometry.input().width() * words;
-        let last = lane_mask(channels, words - 1);
-        let start = segment * SEGMENT;
-        let end = (start + SEGMENT).min(self.plan.shape.column_pixels());
-        self.picks.clear();
-        if let Some(first) = first
-            && words == 1
-            && end == self.plan.shape.column_pixels()
-            && start == 0
+    ) {
+        let shape = &self.plan.shape;
+        let column = |source| match (source, self.padding) {
+            (Source::Column(at), _) => self.input.get(at..).map(|words| (words, self.row_step())),
+            (Source::Outside, Padding::Zero) => Some((self.mask, 0)),
+            _ => None,
+        };
+        if let [Some(with), Some(without)] = sources.map(column)
             && rows == read
             && rows.0 < rows.1
         {
-            // One word a pixel, all of them read: nearly every small network.
-            let bits = Bits { mask: self.mask[0], all: last, channels };
-            self.picks.push_column(&self.input[first..], step, rows.1 - rows.0, rows.0 * channels, bits);
-            let count = self.picks.len();
-            self.picks.pad((end * channels) as u8);
-            return count;
+            return self.window.list_segment(slot, segment, [with, without], rows, self.mask);
         }
-        let (mut row, mut word, mut index) = (start / words, start % words, 0);
-        let mut at = first.unwrap_or(0).wrapping_add(row.wrapping_sub(read.0).wrapping_mul(step));
-        for _ in start..end {
-            if rows.0 <= row && row < rows.1 {
-                let all = if word + 1 == words { last } else { u32::MAX };
-                // Unused bits, should anybody have set them, must select nothing.
-                let bits = match read.0 <= row && row < read.1 {
-                    true => (self.input[at + word] ^ self.mask[word]) & all,
-                    false if first.is_none() => all,
-                    false => !self.mask[word] & all,
-                };
-                self.picks.push(bits, index);
+        let (start, end) = shape.segment(segment);
+        let source =
+            Bits { padding: self.padding, mask: self.mask, input: self.input, read, step: self.row_step() };
+        let mut list = self.window.open(slot, segment);
+        for part in 0..2 {
+            let (mut row, mut word, mut index) =
+                (start / shape.pixel_words(), start % shape.pixel_words(), 0);
+            for _ in start..end {
+                if rows.0 <= row && row < rows.1 {
+                    let without = source.word(sources[1 - part], row, word);
+                    let bits = source.word(sources[part], row, word) & !without;
+                    // Unused bits, should anybody have set them, must select nothing.
+                    list.push(bits & lane_mask(shape.channels(), word), index);
+                }
+                word += 1;
+                index += 32;
+                if word == shape.pixel_words() {
+                    index = index + shape.channels() - 32 * word;
+                    (row, word) = (row + 1, 0);
+                }
             }
-            word += 1;
-            index += 32;
-            if word == words {
-                index = index + channels - 32 * words;
-                at = at.wrapping_add(step);
-                (row, word) = (row + 1, 0);
-            }
+            list.turn();
         }
-        let count = self.picks.len();
-        self.picks.pad(index as u8);
-        count
     }
 
-    /// One row of output pixels.
+    /// Words from a row of a kernel's column to the next.
+    fn row_step(&self) -> usize {
+        let geometry = self.geometry();
+        geometry.sliding().window().dilation[0] * geometry.input().width() * geometry.input().pixel_words()
+    }
+
+    /// One row of the convolution.
     #[inline(never)]
     fn row(&mut self, y: usize, rows: (usize, usize), output: &mut [u32]) {
         let geometry = self.geometry();
         let (input, sliding) = (geometry.input(), geometry.sliding());
-        let window = sliding.window();
+        let (width, words) = (input.width(), input.pixel_words());
+        let (window, slots) = (sliding.window(), self.plan.columns);
         let (stride, left) = (window.strides[1], window.padding[1]);
-        let width = geometry.output().width();
-        let span = span(window.kernel[1], window.dilation[1]);
         let read = sliding.taps_inside(0, y);
-        let first_row = (y * window.strides[0] + read.0 * window.dilation[0]).wrapping_sub(window.padding[0]);
-        // The next window to open, with its border class and slot.
-        let (mut opened, mut class, mut last, mut slot) = (0, 0, None, 0);
-        // The next window to finish, and its last column.
-        let (mut finished, mut end) = (0, span - 1);
-        // Columns of the padded input.
-        for column in 0..(width - 1) * stride + span {
-            if opened < width && opened * stride == column {
-                let columns = self.taps_inside(1, opened);
-                if last.is_some_and(|last| last != columns) {
-                    class += 1;
+        let first_row = y * window.strides[0] + read.0 * window.dilation[0];
+        // One word a pixel, all of them read: nearly every small network.
+        let is_simple = words == 1 && self.plan.segments == 1 && rows == read && rows.0 < rows.1;
+        let step = window.dilation[0] * width * words;
+        // Windows before the first, of which the very first but one lies outside.
+        let lead = (slots - 1).saturating_sub(left) / stride;
+        // The next column to be listed, counted from that window's first; where it begins in the input, and its slot.
+        let (mut next, mut slot) = (0usize, 0);
+        let origin = lead * stride + left;
+        let mut at = first_row
+            .wrapping_sub(window.padding[0])
+            .wrapping_mul(width)
+            .wrapping_sub(origin)
+            .wrapping_mul(words);
+        // The window's first column, and its slot.
+        let (mut first, mut first_slot) = (0, 0);
+        let mut class = Class { index: 0, taps: (0, 0), end: 0, products: 0 };
+        self.window.counters_mut().copy_from_slice(&self.classes[..self.plan.counters()]);
+        self.shared = self.shared_outside();
+        for window in 0..lead + geometry.output().width() {
+            while next < first + slots {
+                let column = next.wrapping_sub(origin);
+                let are_inside = [column < width, column.wrapping_sub(stride) < width];
+                if next < first {
+                    // Between windows.
+                } else if is_simple && are_inside == [true; 2] {
+                    let before = &self.input[at - stride..];
+                    let columns = [(&before[stride..], step), (before, step)];
+                    self.window.list_column(slot, columns, rows, self.mask[0]);
+                } else {
+                    let before = at.wrapping_sub(stride * words);
+                    let source = |is_inside, at| if is_inside { Source::Column(at) } else { Source::Outside };
+                    let sources = [source(are_inside[0], at), source(are_inside[1], before)];
+                    self.list_sources(slot, is_simple, rows, sources, (read, step));
                 }
-                last = Some(columns);
-                self.open(slot, class);
-                opened += 1;
-                slot = if slot + 1 == self.plan.open { 0 } else { slot + 1 };
+                next += 1;
+                at = at.wrapping_add(words);
+                slot = if slot + 1 == slots { 0 } else { slot + 1 };
             }
-            let x = column.wrapping_sub(left);
-            let is_inside = x < input.width();
-            if is_inside || self.padding == Padding::One {
-                let first =
-                    first_row.wrapping_mul(input.width()).wrapping_add(x).wrapping_mul(input.pixel_words());
-                for segment in 0..self.plan.shape.segments() {
-                    let count = self.list(segment, rows, Some(first), if is_inside { read } else { (0, 0) });
-                    self.add(segment, count, column, opened, slot);
-                }
+            let x = window.checked_sub(lead);
+            if x.is_some_and(|x| x >= class.end) {
+                class = self.class(&class, x.unwrap_or(0), rows);
             }
-            if column == end {
-                self.finish(y, finished, rows, output);
-                finished += 1;
-                end += stride;
+            self.shared += move_on(&mut self.window, first_slot);
+            if let Some(x) = x {
+                self.pixel((y, x), &class, output);
             }
+            first += stride;
+            first_slot = (first_slot + stride) % slots;
         }
     }
 
-    /// Opens a window of a border class.
-    #[inline]
-    fn open(&mut self, slot: usize, class: usize) {
-        let window = &mut self.windows[slot * self.plan.window()..][..self.plan.window()];
-        window[0] = 0;
-        let begin = &self.classes[class * self.plan.counters()..][..self.plan.counters()];
-        for (word, begin) in window[1..].iter_mut().zip(begin) {
-            *word = *begin;
-        }
-    }
-
-    /// Adds the listed bits of a column to the windows that hold it: the newest of them is `opened` - 1, before
-    /// `slot`.
+    /// Lists a column at the border, in a slot; `is_simple` where it has one segment, and pixels of one word.
     #[inline(never)]
-    fn add(&mut self, segment: usize, count: usize, column: usize, opened: usize, slot: usize) {
-        let shape = &self.plan.shape;
-        let window = self.layer.geometry.sliding().window();
-        let (stride, dilation) = (window.strides[1], window.dilation[1]);
-        let span = span(window.kernel[1], dilation);
-        // The newest window's column, counted from its first.
-        let newest = column.wrapping_sub(opened.wrapping_sub(1).wrapping_mul(stride));
-        if opened == 0 || newest >= span {
-            return;
-        }
-        let count_open = ((span - 1 - newest) / stride + 1).min(opened);
-        let mut windows = Windows {
-            slots: self.plan.open,
-            size: self.plan.window(),
-            groups: shape.groups(),
-            planes: self.plan.planes,
-            first: if slot == 0 { self.plan.open } else { slot } - 1,
-            count: count_open,
-            tap_words: stride * shape.column_words(),
-            group_words: shape.group_words(),
-            picked: count,
-        };
-        let lanes = &self.lanes[shape.before(segment * SEGMENT) + segment..];
-        if dilation == 1 {
-            add_picked(self.windows, windows, &lanes[newest * shape.column_words()..], &self.picks);
-            return;
-        }
-        windows.count = 1;
-        for offset in (newest..).step_by(stride).take(count_open) {
-            if offset.is_multiple_of(dilation) {
-                let words = &lanes[offset / dilation * shape.column_words()..];
-                add_picked(self.windows, windows, words, &self.picks);
-            }
-            windows.first = windows.first.checked_sub(1).unwrap_or(windows.slots - 1);
-        }
-    }
-
-    /// The bits of output pixel (y, x), whose window is complete.
-    #[inline(never)]
-    fn finish(&mut self, y: usize, x: usize, rows: (usize, usize), output: &mut [u32]) {
-        let plan = &self.plan;
-        let products = self.products(rows, self.taps_inside(1, x));
-        let parity = products as usize & 1;
-        let start = x % plan.open * plan.window();
-        let shared = self.windows[start] as i32 - (products >> 1);
-        let conv_pixel = y * self.geometry().output().width() + x;
-        let words = self.layer.output().pixel_words();
-        let Some(pool) = &self.layer.pool else {
-            let to = &mut output[conv_pixel * words..][..words];
-            self.bits(0, conv_pixel, conv_pixel, parity, (start, shared), |group, bits| to[group] = bits);
-            return;
-        };
-        let window = pool.sliding().window();
-        if window.kernel == window.strides && window.padding[..2] == [0, 0] && window.dilation == [1, 1] {
-            // By far the most pools: each pixel belongs to one window.
-            let (pooled_y, pooled_x) = (y / window.strides[0], x / window.strides[1]);
-            if pooled_x < self.layer.output().width() {
-                self.pool(pooled_y, pooled_x, conv_pixel, parity, (start, shared), output);
-            }
-            return;
-        }
-        for pooled_y in self.targets(0, y) {
-            for pooled_x in self.targets(1, x) {
-                self.pool(pooled_y, pooled_x, conv_pixel, parity, (start, shared), output);
-            }
-        }
-    }
-
-    /// Adds the bits of a pixel of the convolution to those of a pooled one.
-    fn pool(
+    fn list_sources(
         &mut self,
-        y: usize,
-        x: usize,
-        conv_pixel: usize,
-        parity: usize,
-        counters: (usize, i32),
-        output: &mut [u32],
+        slot: usize,
+        is_simple: bool,
+        rows: (usize, usize),
+        sources: [Source; 2],
+        (read, step): ((usize, usize), usize),
     ) {
-        let words = self.layer.output().pixel_words();
-        let pixel = y * self.layer.output().width() + x;
-        let to = &mut output[pixel * words..][..words];
-        self.bits(0, conv_pixel, pixel, parity, counters, |group, bits| to[group] |= bits);
-        if self.plan.rule_sets == 2 {
-            let veto = core::mem::take(&mut self.veto);
-            let to = &mut veto[y % self.plan.veto_rows * self.plan.veto_row + x * words..][..words];
-            self.bits(1, conv_pixel, pixel, parity, counters, |group, bits| to[group] |= bits);
-            self.veto = veto;
+        if let [Source::Outside, Source::Outside] = sources {
+            (0..self.plan.segments).for_each(|segment| self.window.clear(slot, segment));
+        } else if is_simple {
+            let outside = [match self.padding {
+                Padding::One => u32::MAX,
+                Padding::Zero => self.mask[0],
+            }];
+            let columns = sources.map(|source| match source {
+                Source::Column(at) => (&self.input[at..], step),
+                _ => (&outside[..], 0),
+            });
+            self.window.list_column(slot, columns, rows, self.mask[0]);
+        } else {
+            (0..self.plan.segments).for_each(|segment| self.list(slot, segment, rows, sources, read));
         }
     }
 
-    /// The bits of one rule set, group by group, for the counters at `start` of the windows, all to be less by `shared`.
+    /// The set bits of a window outside the image.
+    fn shared_outside(&self) -> i32 {
+        if self.padding == Padding::Zero {
+            return 0;
+        }
+        let (shape, channels) = (&self.plan.shape, self.plan.shape.channels());
+        let ones: u32 = self
+            .mask
+            .iter()
+            .enumerate()
+            .map(|(at, mask)| (!mask & lane_mask(channels, at)).count_ones())
+            .sum();
+        (shape.columns() * shape.kernel_rows() * ones as usize) as i32
+    }
+
+    /// The class of window x of a row, where `last` is that of the window before: counters change by what a new one brings.
+    #[inline(never)]
+    fn class(&mut self, last: &Class, x: usize, rows: (usize, usize)) -> Class {
+        let geometry = self.geometry();
+        let (stride, left) = (geometry.sliding().window().strides[1], geometry.sliding().window().padding[1]);
+        let taps = self.taps_inside(1, x);
+        let end = match self.padding {
+            Padding::One => usize::MAX,
+            // Windows that are whole follow one another; of the others there are few.
+            Padding::Zero if taps == (0, self.plan.shape.columns()) => {
+                (geometry.input().width() + left).saturating_sub(self.plan.columns) / stride + 1
+            }
+            Padding::Zero => x + 1,
+        };
+        let is_new = x > 0 && taps != last.taps;
+        let index = last.index + usize::from(is_new);
+        if is_new {
+            let planes = self.plan.planes;
+            let changes = self.classes[index * self.plan.counters()..].chunks_exact(planes);
+            for (counter, change) in self.window.counters_mut().chunks_exact_mut(planes).zip(changes) {
+                add(counter, change);
+            }
+        }
+        Class { index, taps, end, products: self.products(rows, taps) }
+    }
+
+    /// The output pixels of pixel (y, x) of the convolution.
+    #[inline]
+    fn target(&self, (y, x): (usize, usize)) -> Targets {
+        let Some(pool) = &self.layer.pool else {
+            return Targets::Pixel(Some(y * self.geometry().output().width() + x));
+        };
+        if !self.plan.tiled || self.plan.rule_sets != 1 {
+            return Targets::Pool;
+        }
+        // By far the most pools.
+        let (strides, width) = (pool.sliding().window().strides, self.layer.output().width());
+        let x = x / strides[1];
+        Targets::Pixel((x < width).then(|| y / strides[0] * width + x))
+    }
+
+    /// The bits of pixel (y, x) of the convolution, of a class.
+    #[inline(never)]
+    fn pixel(&mut self, (y, x): (usize, usize), class: &Class, output: &mut [u32]) {
+        let (less, parity) = (self.shared - (class.products >> 1), class.products as usize & 1);
+        let to = match self.target((y, x)) {
+            Targets::Pixel(Some(pixel)) if self.plan.based => pixel * self.plan.pixel_words,
+            Targets::Pixel(None) => return,
+            _ => {
+                (0..self.plan.groups).for_each(|group| self.pool((y, x), group, parity, less, output));
+                return;
+            }
+        };
+        let mut bounds = &self.bounds[self.plan.bounds_at(0, parity, 0)..];
+        let output = &mut output[to..to + self.plan.groups];
+        for (to, counter) in output.iter_mut().zip(self.window.counters().chunks_exact(self.plan.planes)) {
+            *to |= bits(bounds, counter, less);
+            bounds = bounds.get(self.plan.bounds()..).unwrap_or(&[]);
+        }
+        if let Some(to) = output.last_mut() {
+            *to &= self.plan.last_lanes;
+        }
+    }
+
+    /// Adds the bits of a group at pixel (y, x) of the convolution to those of all pixels of the output that it has a part in.
+    #[inline(never)]
+    fn pool(&mut self, (y, x): (usize, usize), group: usize, parity: usize, shared: i32, output: &mut [u32]) {
+        let conv_pixel = y * self.geometry().output().width() + x;
+        let (width, words) = (self.layer.output().width(), self.plan.pixel_words);
+        if self.layer.pool.is_none() {
+            output[conv_pixel * words + group] =
+                self.bits(0, group, (conv_pixel, conv_pixel), parity, shared);
+            return;
+        }
+        for y in self.targets(0, y) {
+            for x in self.targets(1, x) {
+                let pixel = y * width + x;
+                output[pixel * words + group] |= self.bits(0, group, (conv_pixel, pixel), parity, shared);
+                if self.plan.rule_sets == 2 {
+                    let bits = self.bits(1, group, (conv_pixel, pixel), parity, shared);
+                    self.veto[y % self.plan.veto_rows * self.plan.veto_row + x * words + group] |= bits;
+                }
+            }
+        }
+    }
+
+    /// The bits of one rule set and group, for the counter less `shared`.
     fn bits(
         &mut self,
         set: usize,
-        conv_pixel: usize,
-        pixel: usize,
+        group: usize,
+        (conv_pixel, pixel): (usize, usize),
         parity: usize,
-        (start, shared): (usize, i32),
-        mut put: impl FnMut(usize, u32),
-    ) {
+        shared: i32,
+    ) -> u32 {
         if !self.plan.based {
-            self.set_bounds(set, self.rules(set).pixel(conv_pixel, pixel), parity);
+            self.set_bounds(set, self.rules(set).pixel(conv_pixel, pixel), parity, group);
         }
-        let windows = core::mem::take(&mut self.windows);
-        for (group, counter) in
-            windows[start + 1..].chunks_exact(self.plan.planes).take(self.plan.shape.groups()).enumerate()
-        {
-            let bits = self.bounds(set, parity, group).bits(counter, shared);
-            put(group, bits & lane_mask(self.layer.output().channels(), group));
-        }
-        self.windows = windows;
+        let bounds = &self.bounds[self.plan.bounds_at(set, parity, group)..];
+        bits(bounds, &self.window.counters()[group * self.plan.planes..][..self.plan.planes], shared)
+            & lane_mask(self.layer.output().channels(), group)
     }
 
     /// The pooled coordinates along `axis` whose window holds coordinate `at` of the convolution.

@@ -137,9 +137,8 @@ unsafe extern "C" fn sums_of_three(
 #[repr(C)]
 struct Task {
     /// Bits of sums outside: of windows 4, 0, 5, 1, 6, 2, 7 and 3, or of pairs 2, 0, 3 and 1. Shifted right by one, and in on
-    /// the left, with each filter.
+    /// the left, with each filter. The last of them has a bit more, which comes out with the last filter.
     outside: [u32; SEGMENT],
-    end: *const [u32; 2],
     is_paired: u32,
     /// Where pairs are asked for: shifted right by one, and looked at, with each filter.
     known: u32,
@@ -164,11 +163,11 @@ pub(crate) fn sum_hits(
     let intervals = &intervals[..count];
     let mut task = Task {
         outside: [0; SEGMENT],
-        end: intervals.as_ptr_range().end,
         is_paired: is_paired.into(),
         known: if is_paired { known } else { 0 },
         filter_bytes: 4 * words,
     };
+    task.outside[if is_paired { 3 } else { SEGMENT - 1 }] = 1 << (count - 1);
     // SAFETY: there are as many filters as intervals, at least one; a `SumFilters` has filters whose lists have as many words
     // as a filter has, and whose offsets lie in a table of `table_words`.
     unsafe { hits(table.as_ptr(), filters.weights().as_ptr(), intervals.as_ptr(), &mut task) }
@@ -296,7 +295,7 @@ macro_rules! shift_in {
             "lsls r3, ",
             $b,
             ", #17\n",
-            "rrx r11, r11\n",
+            "rrxs r11, r11\n",
             "stm.w ",
             $at,
             ", {{r8, r9, r10, r11}}\n",
@@ -349,17 +348,13 @@ unsafe extern "C" fn hits(
         "and r4, r4, r5",
         "and r5, r6, r7",
         shift_in!("lr", "r4", "r5"),
-        "ldr r3, [lr, #{end}]",
-        "cmp r12, r3",
-        "bne.w 2b",
+        "bcc.w 2b",
         "pop {{r4-r11, pc}}",
         "7:",
         shift_in!("lr", "r4", "r5"),
         "add r2, lr, #16",
         shift_in!("r2", "r6", "r7"),
-        "ldr r3, [lr, #{end}]",
-        "cmp r12, r3",
-        "bne.w 2b",
+        "bcc.w 2b",
         "pop {{r4-r11, pc}}",
         // A known filter: none is outside.
         "8:",
@@ -370,11 +365,9 @@ unsafe extern "C" fn hits(
         "lsr r8, r8, #1",
         "lsr r9, r9, #1",
         "lsr r10, r10, #1",
-        "lsr r11, r11, #1",
+        "lsrs r11, r11, #1",
         "stm.w lr, {{r8, r9, r10, r11}}",
-        "ldr r3, [lr, #{end}]",
-        "cmp r12, r3",
-        "bne.w 2b",
+        "bcc.w 2b",
         "pop {{r4-r11, pc}}",
         bits = const UNROLLED_BITS,
         unrolled = const UNROLLED,
@@ -382,7 +375,6 @@ unsafe extern "C" fn hits(
         half = const HALF_CODE,
         load = const LOAD_CODE,
         is_paired = const offset_of!(Task, is_paired),
-        end = const offset_of!(Task, end),
         known = const offset_of!(Task, known),
         filter_bytes = const offset_of!(Task, filter_bytes),
     )

@@ -7,10 +7,20 @@ mod pixel_sums;
 mod popcount;
 mod vertical;
 
+/// The bytes of words, as they lie in memory.
+#[inline]
+pub(crate) fn bytes_of(words: &[u32]) -> &[u8] {
+    // SAFETY: bytes have no alignment and no invalid values, and there are four a word.
+    unsafe { core::slice::from_raw_parts(words.as_ptr().cast(), 4 * words.len()) }
+}
+
 pub(crate) use byte_mask::{byte_distance, byte_dot, byte_dot_wide, byte_hits, copy_rows};
 pub(crate) use byte_pairs::{Pairs, SLOTS, pair_hits, widen};
 pub(crate) use pixel_sums::{move_down, signed_sums, sum_hits};
 pub(crate) use popcount::{differing, differing_inside};
 #[allow(unused_imports, reason = "for another folder")]
-pub(crate) use vertical::COUNTER_WORDS;
-pub(crate) use vertical::{Bits, PICK_BLOCK, Picks, Windows, add_picked, column_picks, counter_words, picks};
+pub(crate) use vertical::{Bits, COUNTER_WORDS, Column, PICK_BLOCK, segment_pick, segment_rows};
+pub(crate) use vertical::{
+    Moving, add_list, add_planes, column_changes, compare, counter_words, inside, move_on, picks,
+    segment_changes, transpose,
+};

@@ -24,6 +24,7 @@ fn sub_halves(a: u32, b: u32) -> u32 {
 ///
 /// # Panics
 /// Where the line is shorter than the columns and [`SEGMENT_WORDS`] pixels.
+#[inline(never)]
 pub(crate) fn signed_sums(
     line: &[u8],
     channels: usize,
