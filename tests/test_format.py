@@ -20,13 +20,9 @@ def lanes(kernel: int, inputs: int, filters: int, classes: int) -> int:
     groups, products = words(filters), kernel * kernel * inputs
     counter = 5 + math.ceil(((products + 4).bit_length() - 4) / 3) * 3
     parities = 1 + inputs % 2
-    picks = (32 * min(7, kernel * words(inputs)) + 8) // 4
-    return (
-        kernel * (1 + groups * counter)
-        + classes * groups * counter
-        + parities * groups * (2 + 2 * counter)
-        + picks
-    )
+    segments = math.ceil(kernel * words(inputs) / 7)
+    lists = kernel * segments * (2 + 8 * min(7, kernel * words(inputs)))
+    return (groups + 1) * counter + classes * groups * counter + parities * groups * (2 + 2 * counter) + lists
 
 
 def pairs(kernel: int, inputs: int) -> int:

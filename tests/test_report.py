@@ -116,10 +116,12 @@ def test_a_benchmark_of_another_model_is_refused(bench: cbin_nn.BenchReport) -> 
 
 def test_the_arena_is_what_the_model_says(model: cbin_nn.Model) -> None:
     buffers = model.arena
-    assert max(buffer.offset + buffer.bytes for buffer in buffers) == model.arena_bytes
-    outputs = {buffer.name: buffer.bytes for buffer in buffers if not buffer.scratch}
-    # All but the last layer, whose output is the model's.
-    assert list(outputs.values()) == [layer.output_bytes for layer in model.layers[:-1]]
+    total = model.memory_bytes if model.in_place else model.arena_bytes
+    assert max(buffer.offset + buffer.bytes for buffer in buffers) == total
+    # The image, where it is there, then all but the last layer, whose output is the model's.
+    outputs = [buffer.bytes for buffer in buffers if not buffer.scratch]
+    assert outputs[: model.in_place] == [model.input_bytes] * model.in_place
+    assert outputs[model.in_place :] == [layer.output_bytes for layer in model.layers[:-1]]
 
 
 def test_plots_show_what_they_are_given(

@@ -88,6 +88,14 @@ fn open(bytes: &[u8]) {
         output
     });
     assert_eq!(outputs[0], outputs[1]);
+    if let Some(plan) = model.in_place() {
+        let mut memory = vec![0xDEAD_BEEF_u32; plan.bytes / 4];
+        bytemuck::cast_slice_mut(&mut memory)[plan.image].copy_from_slice(&image);
+        let mut output = vec![0u64; model.output_bytes().div_ceil(8)];
+        let slice = &mut bytemuck::cast_slice_mut(&mut output)[..model.output_bytes()];
+        model.run_in_place(&mut memory, slice, &mut NoObserver).expect("a checked model runs");
+        assert_eq!(output, outputs[0]);
+    }
 }
 
 fn record(bytes: &[u8], index: usize) -> OperatorRecord {

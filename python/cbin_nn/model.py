@@ -69,7 +69,7 @@ class Layer:
 class ArenaBuffer:
     """A part of the arena, and when it is in use. Sizes and offsets are in bytes."""
 
-    #: Name of the layer whose output or scratch it is.
+    #: Name of the layer whose output or scratch it is, or of the image.
     name: str
     #: True for a layer's scratch, False for its output.
     scratch: bool
@@ -153,8 +153,20 @@ class Model:
 
     @property
     def arena_bytes(self) -> int:
-        """Working memory of one run, scratch included, image and output excluded."""
-        return self._native.arena_bytes
+        """Working memory of one run on a board, scratch included, image and output excluded."""
+        return self.memory_bytes - self.input_bytes
+
+    @property
+    def memory_bytes(self) -> int:
+        """Arena and image of one run on a board."""
+        return self._native.memory_bytes
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the image lies in the arena, on a board: its rows are written over once they are done with,
+        so that both take less. That depends on the first layer.
+        """
+        return self._native.in_place
 
     @property
     def file_bytes(self) -> int:
@@ -186,7 +198,8 @@ class Model:
 
     @property
     def arena(self) -> list[ArenaBuffer]:
-        """What lies where in the arena, and when: in order of the layers."""
+        """What lies where in the arena, and when: in order of the layers. The image comes first, where it is
+        in the arena too."""
         return [ArenaBuffer(*row) for row in self._native.arena()]
 
     @property

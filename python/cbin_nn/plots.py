@@ -110,11 +110,12 @@ def arena(model: Model, ax: Axes | None = None) -> Axes:
     """
     layers = model.layers
     ax = _axes(ax, 7, 3.6)
+    total = max((buffer.offset + buffer.bytes for buffer in model.arena), default=0)
     for buffer in model.arena:
         width = buffer.last - buffer.first + 1
         style = _style(3 if buffer.scratch else 0) | {"hatch": "//" if buffer.scratch else ""}
         ax.bar(buffer.first - 0.5, buffer.bytes, width=width, bottom=buffer.offset, align="edge", **style)
-        if buffer.bytes >= 0.06 * model.arena_bytes:
+        if buffer.bytes >= 0.06 * total:
             ax.annotate(
                 f"{buffer.name}{' scratch' if buffer.scratch else ''}\n{buffer.bytes:,}",
                 (buffer.first - 0.5 + width / 2, buffer.offset + buffer.bytes / 2),
@@ -125,9 +126,10 @@ def arena(model: Model, ax: Axes | None = None) -> Axes:
             )
     ax.set_xticks(range(len(layers)), [layer.name for layer in layers], rotation=20, ha="right")
     ax.set_xlim(-0.5, len(layers) - 0.5)
-    ax.set_ylim(0, max(model.arena_bytes, 1))
+    ax.set_ylim(0, max(total, 1))
     ax.set_ylabel("byte of the arena")
-    ax.set_title(f"{model.name}: {model.arena_bytes:,} bytes of arena, while each layer runs", fontsize=11)
+    image = ", image included," if model.in_place else ""
+    ax.set_title(f"{model.name}: {total:,} bytes of arena{image} while each layer runs", fontsize=11)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 

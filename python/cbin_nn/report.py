@@ -89,7 +89,8 @@ def _totals(model: Model) -> list[str]:
     return [
         f"MACs: {model.macs:,}",
         f"Flash: {model.file_bytes:,} bytes (the .cbn file: weights, rules, graph)",
-        f"RAM: {model.arena_bytes:,} bytes of arena; image {model.input_bytes:,} bytes beside it",
+        f"RAM: {model.arena_bytes:,} bytes of arena; image {model.input_bytes:,} bytes "
+        f"{'in one with it' if model.in_place else 'beside it'}",
     ]
 
 

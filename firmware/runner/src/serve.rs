@@ -83,7 +83,11 @@ struct Open {
 /// How the workspace is divided, in order and in words. Each part begins at a multiple of 8 bytes.
 #[derive(Clone, Copy)]
 struct Carved {
+    /// The arena, or all that a run in place takes.
     arena: usize,
+    /// Where in it the image is, for a run in place.
+    image: Option<usize>,
+    /// The image beside the arena, otherwise.
     input: usize,
     output: usize,
     counts: usize,
@@ -92,6 +96,7 @@ struct Carved {
 /// The workspace, divided.
 struct Parts<'a> {
     arena: &'a mut [u32],
+    /// Empty where the image is in the arena.
     input: &'a mut [u8],
     output: &'a mut [u8],
     /// A `u64` for each operator, as two words.
@@ -101,9 +106,14 @@ struct Parts<'a> {
 impl Carved {
     /// Divides a workspace of `available` words, or says how many are needed.
     fn new(model: &Model<'_>, available: usize) -> Result<Self, usize> {
+        let (arena, image, input) = match model.in_place() {
+            Some(plan) => (plan.bytes, Some(plan.image.start), 0),
+            None => (model.arena_bytes(), None, model.input_bytes()),
+        };
         let carved = Self {
-            arena: words(model.arena_bytes()),
-            input: words(model.input_bytes()),
+            arena: words(arena),
+            image,
+            input: words(input),
             output: words(model.output_bytes()),
             counts: model.operator_count().saturating_mul(2),
         };
@@ -123,7 +133,10 @@ impl Carved {
         let (counts, _) = rest.split_at_mut_checked(self.counts)?;
         Some(Parts {
             arena,
-            input: bytemuck::cast_slice_mut(input).get_mut(..model.input_bytes())?,
+            input: match self.image {
+                Some(_) => &mut [],
+                None => bytemuck::cast_slice_mut(input).get_mut(..model.input_bytes())?,
+            },
             output: bytemuck::cast_slice_mut(output).get_mut(..model.output_bytes())?,
             counts: bytemuck::cast_slice_mut(counts),
         })
@@ -204,7 +217,10 @@ impl<B: Board> Runner<B> {
         })?;
         let opened = Opened {
             operators: word(model.operator_count()),
-            arena_bytes: word(model.arena_bytes()),
+            arena_bytes: word(match model.in_place() {
+                Some(plan) => plan.bytes - plan.image.len(),
+                None => model.arena_bytes(),
+            }),
             input_bytes: word(model.input_bytes()),
             output_bytes: word(model.output_bytes()),
         };
@@ -233,9 +249,14 @@ impl<B: Board> Runner<B> {
             return Err(BoardError::OutOfOrder { offset, expected: word(open.written) });
         }
         let end = start.saturating_add(data.len());
-        let limit = word(parts.input.len());
-        let place =
-            parts.input.get_mut(start..end).ok_or(BoardError::OutOfRange { end: word(end), limit })?;
+        let bytes = open.model.input_bytes();
+        let image = match open.carved.image {
+            Some(image) => bytemuck::cast_slice_mut(parts.arena).get_mut(image..image.saturating_add(bytes)),
+            None => Some(parts.input),
+        };
+        let place = image
+            .and_then(|image| image.get_mut(start..end))
+            .ok_or(BoardError::OutOfRange { end: word(end), limit: word(bytes) })?;
         place.copy_from_slice(data);
         open.written = end;
         open.ran = false;
@@ -246,18 +267,24 @@ impl<B: Board> Runner<B> {
     fn run(&mut self) -> Result<Ran, BoardError> {
         let open = self.open.as_mut().ok_or(BoardError::NoModel)?;
         let parts = open.carved.parts(&open.model, self.memory.workspace).ok_or(BoardError::NoModel)?;
-        if open.written < parts.input.len() {
-            return Err(BoardError::InputIncomplete {
-                written: word(open.written),
-                needed: word(parts.input.len()),
-            });
+        let needed = open.model.input_bytes();
+        if open.written < needed {
+            return Err(BoardError::InputIncomplete { written: word(open.written), needed: word(needed) });
         }
         open.ran = false;
+        let input = match open.carved.image {
+            // The run writes over the image.
+            Some(_) => {
+                open.written = 0;
+                None
+            }
+            None => Some(&*parts.input),
+        };
         parts.counts.fill([0; 2]);
         let mut recorder = self.spans.observe(parts.counts);
         stack::paint();
         open.model
-            .run(parts.input, parts.output, parts.arena, &mut recorder)
+            .run_on(input, parts.output, parts.arena, &mut recorder)
             .map_err(|_| BoardError::RunFailed)?;
         let stack_bytes = stack::high_water();
         let total = recorder.total;

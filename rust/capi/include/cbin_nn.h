@@ -67,7 +67,7 @@ enum cbin_nn_status
    */
   CBIN_NN_STATUS_NULL = 32,
   /**
-   * A length is not the model's: `input_bytes`, `output_bytes`, or less than `arena_bytes`.
+   * A length is not the model's: `input_bytes`, `output_bytes`, or less than `arena_bytes` or `in_place_bytes`.
    */
   CBIN_NN_STATUS_LENGTH = 33,
   /**
@@ -153,6 +153,15 @@ typedef struct {
    */
   size_t arena_bytes;
   /**
+   * Bytes of memory that `cbin_nn_run_in_place` needs, image and arena in one, a multiple of 4; 0 for a model that can't
+   * run so.
+   */
+  size_t in_place_bytes;
+  /**
+   * Where in that memory the image begins, bytes.
+   */
+  size_t image_offset;
+  /**
    * Height, width and channels of the input.
    */
   uint32_t input_shape[3];
@@ -210,6 +219,22 @@ cbin_nn_status cbin_nn_run(const cbin_nn_model *model,
                            size_t output_bytes,
                            void *arena,
                            size_t arena_bytes);
+
+/**
+ * Runs the model on the image that begins at byte `image_offset` of `memory`, and writes over it: rows of the first
+ * activation take the place of rows of the image that are done with. So an image needs no memory beside the arena.
+ * `memory` has at least `in_place_bytes` bytes and is aligned to 4; the rest is as for `cbin_nn_run`. A model whose
+ * `in_place_bytes` is 0 can't run so: CBIN_NN_STATUS_LENGTH.
+ *
+ * # Safety
+ *
+ * As for `cbin_nn_run`.
+ */
+cbin_nn_status cbin_nn_run_in_place(const cbin_nn_model *model,
+                                    void *memory,
+                                    size_t memory_bytes,
+                                    void *output,
+                                    size_t output_bytes);
 
 /**
  * A status in words, with what to do: a string that ends in 0 and lives for ever.

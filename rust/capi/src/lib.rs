@@ -51,7 +51,7 @@ pub enum Status {
     ArenaOverlap = 11,
     /// A pointer is NULL.
     Null = 32,
-    /// A length is not the model's: `input_bytes`, `output_bytes`, or less than `arena_bytes`.
+    /// A length is not the model's: `input_bytes`, `output_bytes`, or less than `arena_bytes` or `in_place_bytes`.
     Length = 33,
     /// Input, output or arena is not aligned to its elements.
     Alignment = 34,
@@ -91,6 +91,11 @@ pub struct Model {
     pub output_bytes: usize,
     /// Bytes of arena that a run needs, scratch included; a multiple of 4.
     pub arena_bytes: usize,
+    /// Bytes of memory that `cbin_nn_run_in_place` needs, image and arena in one, a multiple of 4; 0 for a model that can't
+    /// run so.
+    pub in_place_bytes: usize,
+    /// Where in that memory the image begins, bytes.
+    pub image_offset: usize,
     /// Height, width and channels of the input.
     pub input_shape: [u32; 3],
     /// Type of the input's elements.
@@ -129,12 +134,15 @@ pub unsafe extern "C" fn cbin_nn_open(model: *mut Model, bytes: *const c_void, l
     else {
         return Status::BadTensor;
     };
+    let in_place = view.in_place();
     let opened = Model {
         bytes: file.as_ptr(),
         length,
         input_bytes: view.input_bytes(),
         output_bytes: view.output_bytes(),
         arena_bytes: view.arena_bytes(),
+        in_place_bytes: in_place.as_ref().map_or(0, |plan| plan.bytes),
+        image_offset: in_place.map_or(0, |plan| plan.image.start),
         input_shape: hwc(view.input().shape),
         input_dtype,
         output_shape: hwc(view.output().shape),
@@ -185,7 +193,6 @@ pub unsafe extern "C" fn cbin_nn_run(
     let arena_bytes = model.arena_bytes;
     let read = [span(input, input_bytes), span(model.bytes.cast(), model.length)];
     let written = [span(output, output_bytes), span(arena, arena_bytes)];
-    let shared = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
     if shared(&written[0], &written[1])
         || written.iter().any(|written| read.iter().any(|read| shared(read, written)))
     {
@@ -209,7 +216,65 @@ pub unsafe extern "C" fn cbin_nn_run(
     let Ok(view) = cbin_nn_model::Model::new_unchecked(file) else {
         return Status::Changed;
     };
-    match view.run(input, output, arena, &mut NoObserver) {
+    run_status(view.run(input, output, arena, &mut NoObserver))
+}
+
+/// Runs the model on the image that begins at byte `image_offset` of `memory`, and writes over it: rows of the first
+/// activation take the place of rows of the image that are done with. So an image needs no memory beside the arena.
+/// `memory` has at least `in_place_bytes` bytes and is aligned to 4; the rest is as for `cbin_nn_run`. A model whose
+/// `in_place_bytes` is 0 can't run so: CBIN_NN_STATUS_LENGTH.
+///
+/// # Safety
+///
+/// As for `cbin_nn_run`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cbin_nn_run_in_place(
+    model: *const Model,
+    memory: *mut c_void,
+    memory_bytes: usize,
+    output: *mut c_void,
+    output_bytes: usize,
+) -> Status {
+    if model.is_null() || memory.is_null() || output.is_null() {
+        return Status::Null;
+    }
+    // SAFETY: not NULL, and so, as the caller promises, a model that was filled in.
+    let model = unsafe { &*model };
+    if model.bytes.is_null() {
+        return Status::Null;
+    }
+    let needed = model.in_place_bytes;
+    if needed == 0 || memory_bytes < needed || output_bytes != model.output_bytes {
+        return Status::Length;
+    }
+    if !memory.cast::<u32>().is_aligned() {
+        return Status::Alignment;
+    }
+    let file = span(model.bytes.cast(), model.length);
+    let [memory_span, output_span] = [span(memory, needed), span(output, output_bytes)];
+    if shared(&memory_span, &output_span) || shared(&memory_span, &file) || shared(&output_span, &file) {
+        return Status::Overlap;
+    }
+    // SAFETY: not NULL, of the lengths that the caller promises, and no two share memory; the memory is aligned to its words.
+    let (file, output, memory) = unsafe {
+        (
+            slice::from_raw_parts(model.bytes, model.length),
+            slice::from_raw_parts_mut(output.cast::<u8>(), output_bytes),
+            slice::from_raw_parts_mut(memory.cast::<u32>(), needed / 4),
+        )
+    };
+    let Ok(view) = cbin_nn_model::Model::new_unchecked(file) else {
+        return Status::Changed;
+    };
+    run_status(view.run_in_place(memory, output, &mut NoObserver))
+}
+
+fn shared(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+fn run_status(result: Result<(), RunError>) -> Status {
+    match result {
         Ok(()) => Status::Ok,
         Err(RunError::Length { .. }) => Status::Length,
         Err(RunError::Alignment { .. }) => Status::Alignment,
@@ -248,7 +313,7 @@ pub extern "C" fn cbin_nn_status_text(status: i32) -> *const c_char {
         (Status::Null, c"a pointer is NULL"),
         (
             Status::Length,
-            c"a length is not the model's input_bytes or output_bytes, or is below its arena_bytes",
+            c"a length is not the model's input_bytes or output_bytes, or is below its arena_bytes or in_place_bytes",
         ),
         (Status::Alignment, c"input, output or arena is not aligned to its elements: align them to 4 bytes"),
         (Status::Overlap, c"two of input, output, arena and model share memory: give each its own"),

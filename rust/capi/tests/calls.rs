@@ -4,7 +4,9 @@ use std::ffi::{CStr, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::{null, null_mut};
 
-use cbin_nn::{Model, Status, cbin_nn_open, cbin_nn_run, cbin_nn_status_text, cbin_nn_version};
+use cbin_nn::{
+    Model, Status, cbin_nn_open, cbin_nn_run, cbin_nn_run_in_place, cbin_nn_status_text, cbin_nn_version,
+};
 use cbin_nn_model::aligned::AlignedBytes;
 
 /// 33 channels in and out.
@@ -70,6 +72,51 @@ fn a_model_says_what_memory_it_takes() {
     let mut arena = vec![7u32; model.arena_bytes / 4 + 3];
     assert_eq!(run(&model, &input, bytemuck::cast_slice_mut(&mut output), &mut arena), Status::Ok);
     assert_eq!(bytemuck::cast_slice::<_, u8>(&output), &OUTPUTS[..model.output_bytes]);
+}
+
+/// A network that runs in place.
+const ZOO: &[u8] = include_bytes!("../../../python/cbin_nn/zoo/smallcifar-binary.cbn");
+
+#[test]
+#[cfg_attr(miri, ignore = "a whole network")]
+fn a_run_in_place_gives_the_bytes_of_a_run() {
+    let file = AlignedBytes::copy_of(ZOO);
+    let model = open(&file).unwrap();
+    assert!(model.in_place_bytes > 0 && model.in_place_bytes < model.arena_bytes + model.input_bytes);
+    let image: Vec<u8> = (0..model.input_bytes).map(|at| (at * at / 7) as u8).collect();
+    let mut expected = vec![0u32; model.output_bytes / 4];
+    let mut arena = vec![7u32; model.arena_bytes / 4];
+    assert_eq!(run(&model, &image, bytemuck::cast_slice_mut(&mut expected), &mut arena), Status::Ok);
+    let (mut memory, mut output) = (vec![7u32; model.in_place_bytes / 4 + 1], vec![0u32; expected.len() + 1]);
+    bytemuck::cast_slice_mut(&mut memory)[model.image_offset..][..image.len()].copy_from_slice(&image);
+    let (place, result) = (memory.as_mut_ptr().cast::<c_void>(), output.as_mut_ptr().cast::<c_void>());
+    let (bytes, output_bytes) = (model.in_place_bytes, model.output_bytes);
+    let closed = Model { bytes: null(), ..model };
+    let plain = AlignedBytes::copy_of(FILE);
+    let plain = open(&plain).unwrap();
+    assert_eq!((plain.in_place_bytes, plain.image_offset), (0, 0));
+    let next = |pointer: *mut c_void| pointer.wrapping_byte_add(1);
+    let inside = file.as_ptr().cast_mut().cast::<c_void>();
+    let calls = [
+        (Status::Null, null(), place, bytes, result, output_bytes),
+        (Status::Null, &raw const closed, place, bytes, result, output_bytes),
+        (Status::Null, &raw const model, null_mut(), bytes, result, output_bytes),
+        (Status::Null, &raw const model, place, bytes, null_mut(), output_bytes),
+        (Status::Length, &raw const model, place, bytes - 4, result, output_bytes),
+        (Status::Length, &raw const model, place, bytes, result, output_bytes - 4),
+        (Status::Length, &raw const plain, place, bytes, result, plain.output_bytes),
+        (Status::Alignment, &raw const model, next(place), bytes, result, output_bytes),
+        (Status::Alignment, &raw const model, place, bytes, next(result), output_bytes),
+        (Status::Overlap, &raw const model, place, bytes, place, output_bytes),
+        (Status::Overlap, &raw const model, place, bytes, inside, output_bytes),
+        (Status::Ok, &raw const model, place, bytes, result, output_bytes),
+    ];
+    for (at, (expected, model, memory, bytes, output, output_bytes)) in calls.into_iter().enumerate() {
+        // SAFETY: what is not NULL points to as much as its length says, or is refused before it is read.
+        let status = unsafe { cbin_nn_run_in_place(model, memory, bytes, output, output_bytes) };
+        assert_eq!(status, expected, "call {at}");
+    }
+    assert_eq!(&output[..expected.len()], expected);
 }
 
 #[test]

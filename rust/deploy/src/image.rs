@@ -99,8 +99,13 @@ pub fn check_model(board: &Board, model: &[u8], region: u32, workspace: u32) -> 
     // The check wants the alignment that the board's region has.
     let bytes = AlignedBytes::copy_of(model);
     let view = Model::new_checked(&bytes).map_err(|source| DeployError::ModelInvalid { board, source })?;
-    // As the runner divides it: each part begins at a multiple of 8 bytes, and a count has 8.
-    let parts = [view.arena_bytes(), view.input_bytes(), view.output_bytes(), view.operator_count() * 8];
+    // As the runner divides it: each part begins at a multiple of 8 bytes, and a count has 8. The image is in the arena or
+    // beside it.
+    let (arena, input) = match view.in_place() {
+        Some(plan) => (plan.bytes, 0),
+        None => (view.arena_bytes(), view.input_bytes()),
+    };
+    let parts = [arena, input, view.output_bytes(), view.operator_count() * 8];
     let needed: u64 = parts.iter().map(|&bytes| (bytes as u64).next_multiple_of(8)).sum();
     if needed > u64::from(workspace) {
         return Err(DeployError::ArenaTooSmall { board, needed, available: workspace.into() });

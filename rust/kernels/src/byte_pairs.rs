@@ -19,7 +19,7 @@ use crate::arch::{Pairs, SLOTS, pair_hits, widen};
 use crate::bits::lane_mask;
 use crate::bytes::Affine;
 use crate::conv::ConvLayer;
-use crate::error::check_length;
+use crate::planes::{Planes, gap};
 use crate::rule::Rules;
 
 /// A layer whose input's meaning fits 16 bits.
@@ -34,6 +34,7 @@ pub(crate) struct PairLayer<'a> {
 /// What a run keeps.
 struct Run<'a> {
     of: &'a PairLayer<'a>,
+    planes: Planes<'a>,
     window: &'a mut [[u8; 4]],
     pairs: &'a mut [Pairs],
     /// The offset of each byte of a window, as `pairs` has its value.
@@ -61,6 +62,12 @@ impl<'a> PairLayer<'a> {
         self.filter_words() * (2 * SLOTS + 2) + self.layer.veto_words()
     }
 
+    /// Bytes that the image must begin behind the beginning of the output, where the output may overwrite rows of the image
+    /// that are done with.
+    pub(crate) fn image_gap(&self) -> usize {
+        gap(self.layer, 1)
+    }
+
     /// # Errors
     /// [`ArgumentError::Length`] naming `output`.
     pub(crate) fn convolve(
@@ -70,20 +77,52 @@ impl<'a> PairLayer<'a> {
         window: &mut [[u8; 4]],
         scratch: &mut [u32],
     ) -> Result<(), ArgumentError> {
+        self.run(Planes::apart(self.layer, input, output)?, window, scratch);
+        Ok(())
+    }
+
+    /// As [`convolve`](Self::convolve), in memory that begins with the output and holds the image from byte `distance` on.
+    ///
+    /// # Errors
+    /// [`ArgumentError::Length`] where the memory ends before or behind image and output; [`ArgumentError::Value`] where the
+    /// distance is too small.
+    pub(crate) fn convolve_over_image(
+        &self,
+        memory: &mut [u32],
+        distance: usize,
+        window: &mut [[u8; 4]],
+        scratch: &mut [u32],
+    ) -> Result<(), ArgumentError> {
+        if distance < self.image_gap() {
+            return Err(ArgumentError::Value { argument: "gap" });
+        }
+        self.run(Planes::over_image(self.layer, memory, distance)?, window, scratch);
+        Ok(())
+    }
+
+    fn run(&self, planes: Planes<'_>, window: &mut [[u8; 4]], scratch: &mut [u32]) {
         let (conv, out) = (*self.layer.geometry.output(), *self.layer.output());
-        check_length("output", out.words(), output.len())?;
         let (pairs, rest) = scratch.split_at_mut(self.filter_words() * 2 * SLOTS);
         let (offsets, veto_bits) = rest.split_at_mut(self.filter_words() * 2);
         let (pairs, offsets) = (pairs.as_chunks_mut().0, offsets.as_chunks_mut().0);
         pairs.fill([0; 2 * SLOTS]);
-        let mut run =
-            Run { of: self, window, pairs, offsets, targets: [0; SLOTS], count: 0, rule_pixels: [0; 2] };
+        let mut run = Run {
+            of: self,
+            planes,
+            window,
+            pairs,
+            offsets,
+            targets: [0; SLOTS],
+            count: 0,
+            rule_pixels: [0; 2],
+        };
         run.set_offsets();
-        output.fill(0);
         for pixel in 0..out.pixels() {
             let (y, x) = (pixel / out.width(), pixel % out.width());
+            // Rows of the image may lie here; they are done with.
+            run.clear(pixel);
             let Some(pool) = &self.layer.pool else {
-                run.gather(input, (y, x), (pixel, pixel), output, veto_bits);
+                run.gather((y, x), (pixel, pixel), veto_bits);
                 continue;
             };
             veto_bits.fill(0);
@@ -95,19 +134,17 @@ impl<'a> PairLayer<'a> {
                     let conv_y = y * window.strides[0] + tap_y * window.dilation[0] - window.padding[0];
                     let conv_x = x * window.strides[1] + tap_x * window.dilation[1] - window.padding[1];
                     let conv_pixel = conv_y * conv.width() + conv_x;
-                    run.gather(input, (conv_y, conv_x), (conv_pixel, pixel), output, veto_bits);
+                    run.gather((conv_y, conv_x), (conv_pixel, pixel), veto_bits);
                 }
             }
-            run.flush(output, veto_bits);
-            for (word, bits) in
-                output[pixel * out.pixel_words()..][..out.pixel_words()].iter_mut().enumerate()
-            {
+            run.flush(veto_bits);
+            let bits = &mut run.planes.memory[pixel * out.pixel_words()..][..out.pixel_words()];
+            for (word, bits) in bits.iter_mut().enumerate() {
                 let vetoed = veto_bits.get(word).copied().unwrap_or(0);
                 *bits = (*bits & !vetoed) ^ pool.invert(word);
             }
         }
-        run.flush(output, veto_bits);
-        Ok(())
+        run.flush(veto_bits);
     }
 
     /// The rules, and the veto where there is one.
@@ -127,24 +164,23 @@ impl Run<'_> {
         }
     }
 
+    /// Clears an output pixel.
+    fn clear(&mut self, pixel: usize) {
+        let words = self.of.layer.output().pixel_words();
+        self.planes.memory[pixel * words..][..words].fill(0);
+    }
+
     /// Gathers the window of one pixel more, (y, x) of the convolution, and flushes four.
     #[inline(never)]
-    fn gather(
-        &mut self,
-        input: &[u8],
-        (y, x): (usize, usize),
-        (conv_pixel, pixel): (usize, usize),
-        output: &mut [u32],
-        veto_bits: &mut [u32],
-    ) {
+    fn gather(&mut self, (y, x): (usize, usize), (conv_pixel, pixel): (usize, usize), veto_bits: &mut [u32]) {
         let of = self.of;
         let at = of.rule_sets().map(|rules| rules.map_or(0, |rules| rules.pixel(conv_pixel, pixel)));
         if self.count == SLOTS || at != self.rule_pixels {
-            self.flush(output, veto_bits);
+            self.flush(veto_bits);
             self.rule_pixels = at;
         }
         let (geometry, slot) = (&of.layer.geometry, self.count);
-        geometry.gather_bytes(input, y, x, self.window.as_flattened_mut());
+        geometry.gather_bytes(self.planes.image(), y, x, self.window.as_flattened_mut());
         widen(self.window, of.affine.mul as u32, self.offsets, slot, self.pairs);
         let has_offsets = of.affine.add != 0 || !of.channel_adds.is_empty();
         if has_offsets && geometry.first_inside(y, x).is_none() {
@@ -175,7 +211,7 @@ impl Run<'_> {
     }
 
     /// Adds the bits of the gathered windows to those of their output pixels.
-    fn flush(&mut self, output: &mut [u32], veto_bits: &mut [u32]) {
+    fn flush(&mut self, veto_bits: &mut [u32]) {
         let (of, count) = (self.of, core::mem::take(&mut self.count));
         if count == 0 {
             return;
@@ -196,7 +232,7 @@ impl Run<'_> {
             let hits = pair_hits(self.pairs, weights, products, &intervals[..used]);
             let lanes = lane_mask(out.channels(), word);
             for (slot, target) in self.targets[..count].iter().enumerate() {
-                output[target * out.pixel_words() + word] |= (hits[0][slot] ^ flips[0]) & lanes;
+                self.planes.memory[target * out.pixel_words() + word] |= (hits[0][slot] ^ flips[0]) & lanes;
                 if let Some(vetoed) = veto_bits.get_mut(word) {
                     *vetoed |= (hits[1][slot] ^ flips[1]) & lanes;
                 }

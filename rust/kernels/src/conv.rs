@@ -33,30 +33,33 @@ impl<'a> ConvLayer<'a> {
         rules: Rules<'a>,
         pool: Option<Pool<'a>>,
     ) -> Result<Self, ArgumentError> {
-        Self::of_parts(&geometry, &rules, pool.as_ref())
+        Self::of_parts(&geometry, &rules, pool.as_ref(), |error| error)
     }
 
-    /// As [`new`](Self::new), for parts that stay where they are: what is passed by value lies on the stack twice.
+    /// As [`new`](Self::new), for parts that stay where they are, and with an error of the caller's: what is passed by value,
+    /// or taken out of a result, lies on the stack twice.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// What `error` makes of those of [`new`](Self::new).
     #[inline(always)]
-    pub fn of_parts(
+    pub fn of_parts<E>(
         geometry: &Conv2dGeometry,
         rules: &Rules<'a>,
         pool: Option<&Pool<'a>>,
-    ) -> Result<Self, ArgumentError> {
+        error: impl Fn(ArgumentError) -> E,
+    ) -> Result<Self, E> {
         let conv = geometry.output();
         let output = match pool {
             None => *conv,
             Some(pool) => {
                 let sliding = pool.sliding();
-                Shape::new(sliding.output_height(), sliding.output_width(), conv.channels())?
+                Shape::new(sliding.output_height(), sliding.output_width(), conv.channels())
+                    .map_err(&error)?
             }
         };
-        rules.check(conv, &output)?;
+        rules.check(conv, &output).map_err(&error)?;
         if let Some(pool) = pool {
-            pool.check(conv, &output)?;
+            pool.check(conv, &output).map_err(&error)?;
         }
         Ok(Self { geometry: *geometry, rules: *rules, pool: pool.copied(), output })
     }

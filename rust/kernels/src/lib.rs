@@ -58,6 +58,7 @@ mod conv;
 mod error;
 pub mod lanes;
 pub mod pixel_sums;
+mod planes;
 pub mod qbconv2d;
 pub mod qqconv2d;
 pub mod rule;

@@ -266,6 +266,7 @@ impl<'a> QbConv2d<'a> {
     ///
     /// # Errors
     /// [`ArgumentError::Length`] naming the slice.
+    #[inline(never)]
     pub fn optimized(
         &self,
         input: &[u8],
@@ -296,6 +297,42 @@ impl<'a> QbConv2d<'a> {
         }
         let mut direct = Direct { operator: self, input, at: (0, 0) };
         conv::convolve(&self.layer, &mut direct, output, scratch)
+    }
+
+    /// Bytes that the image must begin behind the beginning of the output for
+    /// [`optimized_over_image`](Self::optimized_over_image), a multiple of 4; `None` where the layer can't run so: that takes
+    /// weights as sums of pixels, no veto, and pooled rows that don't overlap.
+    pub fn image_gap(&self) -> Option<usize> {
+        match self.weights {
+            Weights::PixelSums(sums) => self.summed(sums)?.image_gap(),
+            Weights::Packed(_) | Weights::ByteMask(_) => None,
+        }
+    }
+
+    /// As [`optimized`](Self::optimized), with the output over the image: `memory` begins with the output, and holds the
+    /// image from byte `gap` on, at least [`image_gap`](Self::image_gap). Rows of the output overwrite rows of the image that
+    /// are done with.
+    ///
+    /// # Errors
+    /// [`ArgumentError::Length`] naming the slice; [`ArgumentError::Value`] where the layer can't run so, or not with this gap.
+    #[inline(never)]
+    pub fn optimized_over_image(
+        &self,
+        memory: &mut [u32],
+        gap: usize,
+        window: &mut [[u8; 4]],
+        scratch: &mut [u32],
+    ) -> Result<(), ArgumentError> {
+        check_length("window", self.window_words(), window.len())?;
+        check_length("scratch", self.scratch_words(), scratch.len())?;
+        if let Weights::PixelSums(sums) = self.weights
+            && cfg!(feature = "qbconv2d-pixel-sums")
+            && let Some(layer) = self.summed(sums)
+            && let Some(filters) = layer.filters()
+        {
+            return layer.convolve_over_image(filters, memory, gap, window, scratch);
+        }
+        Err(ArgumentError::Value { argument: "weights layout" })
     }
 }
 

@@ -235,6 +235,34 @@ impl<'a> QqConv2d<'a> {
         let mut gathered = Gathered::new(geometry, meaning, filters, input, window, scratch);
         conv::convolve(&self.layer, &mut gathered, output, veto)
     }
+
+    /// Bytes that the image must begin behind the beginning of the output for
+    /// [`optimized_over_image`](Self::optimized_over_image), a multiple of 4; `None` where the layer can't run so: that takes
+    /// 8-bit weights, at least four a filter, and bytes whose meaning fits 16 bits.
+    pub fn image_gap(&self) -> Option<usize> {
+        self.paired().map(|paired| paired.image_gap())
+    }
+
+    /// As [`optimized`](Self::optimized), with the output over the image: `memory` begins with the output, and holds the
+    /// image from byte `gap` on, at least [`image_gap`](Self::image_gap). Rows of the output overwrite rows of the image that
+    /// are done with.
+    ///
+    /// # Errors
+    /// [`ArgumentError::Length`] naming the slice; [`ArgumentError::Value`] where the layer can't run so, or not with this gap.
+    pub fn optimized_over_image(
+        &self,
+        memory: &mut [u32],
+        gap: usize,
+        window: &mut [[u8; 4]],
+        scratch: &mut [u32],
+    ) -> Result<(), ArgumentError> {
+        check_length("window", self.window_words(), window.len())?;
+        check_length("scratch", self.scratch_words(), scratch.len())?;
+        match self.paired() {
+            Some(paired) => paired.convolve_over_image(memory, gap, window, scratch),
+            None => Err(ArgumentError::Value { argument: "weights" }),
+        }
+    }
 }
 
 /// The weights, a filter at a time. One type for both widths, so that there is one copy of the walk.

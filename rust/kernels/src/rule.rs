@@ -167,6 +167,12 @@ impl<'a> Pool<'a> {
         Ok(Self { sliding, veto, invert })
     }
 
+    /// As [`new`](Self::new), of parts that a [`ConvLayer`](crate::ConvLayer) checks.
+    #[inline(always)]
+    pub fn of_parts(sliding: Sliding, veto: Option<&Rules<'a>>, invert: Option<&'a [u32]>) -> Self {
+        Self { sliding, veto: veto.copied(), invert }
+    }
+
     /// The pool's window on the convolution's plane.
     pub fn sliding(&self) -> &Sliding {
         &self.sliding

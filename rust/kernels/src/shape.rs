@@ -30,9 +30,9 @@ impl Shape {
     /// # Errors
     /// [`ArgumentError::Zero`] or [`ArgumentError::TooLarge`], naming the dimension.
     pub fn new(height: usize, width: usize, channels: usize) -> Result<Self, ArgumentError> {
-        for (argument, size) in [("height", height), ("width", width), ("channels", channels)] {
-            check_size(argument, size, MAX_DIMENSION)?;
-        }
+        check_size("height", height, MAX_DIMENSION)?;
+        check_size("width", width, MAX_DIMENSION)?;
+        check_size("channels", channels, MAX_DIMENSION)?;
         // A pixel takes a whole word even where it has one channel.
         let elements = (height as u64) * (width as u64) * (words_for(channels) as u64 * 32);
         if elements > MAX_ELEMENTS as u64 {

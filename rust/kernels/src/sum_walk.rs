@@ -2,6 +2,8 @@
 The walk over an image with weights of `pixel_sums`: segments of eight windows, and in each of them the rows from top to
 bottom, so that one table is alive, of as many rows as a window has.
 
+The output may lie over rows of the image that are done with: rows then go in bands, whose tables are begun anew.
+
 A rule is an interval of sums. As these are numbers modulo 2^16 and not all of them are reached, a flip is no case of its own,
 and neither is a constant. A pool's bits are set by the windows as they come; a veto clears them in a second pass. A filter whose bits are all set, or
 cleared, at the pixels of a segment is passed over: that makes the cost depend on the data, never the result.
@@ -11,10 +13,13 @@ use crate::ArgumentError;
 use crate::arch::{copy_rows, move_down, signed_sums, sum_hits};
 use crate::bytes::Affine;
 use crate::conv::ConvLayer;
-use crate::error::check_length;
 use crate::pixel_sums::{MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters, SumShape};
+use crate::planes::{Planes, gap, pool_of};
 use crate::rule::{Grid, Rules};
 use crate::shape::Sliding;
+
+/// Rows of the output in a band, where the output lies over the image: each band takes four or so rows of a table more.
+const BAND: usize = 6;
 
 /// A layer of tables that fits 16 bits.
 pub(crate) struct SumLayer<'a> {
@@ -69,6 +74,16 @@ impl<'a> SumLayer<'a> {
         SumFilters::new(self.shape, self.weights)
     }
 
+    /// Bytes that the image must begin behind the beginning of the output, where the output may overwrite rows of the image
+    /// that are done with, for bands that cost little. `None` where an image is read more than once, or rows of the pool overlap.
+    pub(crate) fn image_gap(&self) -> Option<usize> {
+        let pool = pool_of(self.layer);
+        let pool = pool.window();
+        let is_tiled = pool.kernel[0] == pool.strides[0] && pool.padding[0] == 0 && pool.dilation[0] == 1;
+        let has_veto = self.layer.pool.as_ref().is_some_and(|pool| pool.veto().is_some());
+        (is_tiled && !has_veto).then(|| gap(self.layer, BAND))
+    }
+
     /// # Errors
     /// [`ArgumentError::Length`] naming `output`.
     pub(crate) fn convolve(
@@ -79,13 +94,46 @@ impl<'a> SumLayer<'a> {
         line: &mut [[u8; 4]],
         scratch: &mut [u32],
     ) -> Result<(), ArgumentError> {
+        self.run(filters, Planes::apart(self.layer, input, output)?, usize::MAX, line, scratch);
+        Ok(())
+    }
+
+    /// As [`convolve`](Self::convolve), in memory that begins with the output and holds the image from byte `gap` on.
+    ///
+    /// # Errors
+    /// [`ArgumentError::Length`] where the memory ends before or behind image and output; [`ArgumentError::Value`] where the
+    /// layer can't run so, or the gap is too small.
+    pub(crate) fn convolve_over_image(
+        &self,
+        filters: SumFilters<'a>,
+        memory: &mut [u32],
+        distance: usize,
+        line: &mut [[u8; 4]],
+        scratch: &mut [u32],
+    ) -> Result<(), ArgumentError> {
+        let planes = Planes::over_image(self.layer, memory, distance)?;
+        let fits = |&band: &usize| gap(self.layer, band) <= distance;
+        let band = (1..=self.layer.output().height()).rev().find(fits);
+        let Some(band) = band.filter(|_| self.image_gap().is_some()) else {
+            return Err(ArgumentError::Value { argument: "gap" });
+        };
+        self.run(filters, planes, band, line, scratch);
+        Ok(())
+    }
+
+    /// Runs in bands of `band` rows of the output.
+    fn run(
+        &self,
+        filters: SumFilters<'a>,
+        planes: Planes<'_>,
+        band: usize,
+        line: &mut [[u8; 4]],
+        scratch: &mut [u32],
+    ) {
         let (layer, out) = (self.layer, *self.layer.output());
-        check_length("output", out.words(), output.len())?;
         let (table, intervals) = scratch.split_at_mut(self.shape.table_words());
         let intervals = intervals.as_chunks_mut().0;
         table[..SEGMENT_WORDS].fill(0);
-        output.fill(0);
-        let pool = layer.pool.as_ref();
         let adds = core::array::from_fn(|channel| {
             let add = self.channel_adds.get(channel).copied().unwrap_or(self.affine.add);
             u32::from(add as u16) * 0x0001_0001
@@ -93,26 +141,32 @@ impl<'a> SumLayer<'a> {
         let mut walk = Walk {
             of: self,
             filters,
-            // Where nothing is pooled, a pool of one pixel.
-            pool: pool.map_or(Sliding::of_one(layer.geometry.output()), |pool| *pool.sliding()),
+            pool: pool_of(layer),
             is_paired: self.is_paired(),
             adds,
-            input,
+            planes,
             line: line.as_flattened_mut(),
             table,
         };
         self.prepare(&layer.rules, intervals);
-        walk.pass(intervals, output, 0);
-        let Some(pool) = pool else { return Ok(()) };
+        // Rows of the convolution that a row of the output is made of, where bands are short of all.
+        let rows = walk.pool.window().strides[0];
+        for first in (0..out.height()).step_by(band.min(out.height())) {
+            let end = first.saturating_add(band).min(out.height());
+            let row = out.width() * out.pixel_words();
+            walk.planes.memory[first * row..end * row].fill(0);
+            let end = if end == out.height() { usize::MAX } else { end * rows };
+            walk.pass(intervals, (first * rows, end), 0);
+        }
+        let Some(pool) = &layer.pool else { return };
         if let Some(veto) = pool.veto() {
             self.prepare(veto, intervals);
-            walk.pass(intervals, output, u32::MAX);
+            walk.pass(intervals, (0, usize::MAX), u32::MAX);
         }
-        let words = out.pixel_words();
+        let (words, output) = (out.pixel_words(), &mut walk.planes.memory[..out.words()]);
         for word in (0..words).filter(|&word| pool.invert(word) != 0) {
             output.iter_mut().skip(word).step_by(words).for_each(|bits| *bits ^= pool.invert(word));
         }
-        Ok(())
     }
 
     /// Whether the windows 2 x and 2 x + 1 belong to the pixels x of the pool, both of them.
@@ -152,68 +206,90 @@ struct Walk<'a> {
     is_paired: bool,
     /// The offset of each channel, in both halves.
     adds: [u32; MAX_CHANNELS],
-    input: &'a [u8],
+    planes: Planes<'a>,
     line: &'a mut [u8],
     table: &'a mut [u32],
 }
 
 impl Walk<'_> {
-    /// Sets the bits of the pixels that have a window inside the intervals, or clears those of `clears`.
-    fn pass(&mut self, intervals: &[Interval], output: &mut [u32], clears: u32) {
+    /// Sets the bits of the pixels that have a window inside the intervals, or clears those of `clears`, for rows
+    /// `first..end` of the convolution.
+    #[inline(never)]
+    fn pass(&mut self, intervals: &[Interval], (first, end): (usize, usize), clears: u32) {
         let conv = *self.of.layer.geometry.output();
         for x in (0..conv.width()).step_by(SEGMENT) {
             let mut held = None;
-            for y in 0..conv.height() {
-                let pool = self.pool;
-                let mut rows = covering(&pool, 0, y);
-                let Some(row) = rows.next() else { continue };
-                self.advance(x, (held.replace(y), y));
-                for (word, (filters, intervals)) in
-                    self.filters.groups().zip(intervals.chunks(32)).enumerate()
-                {
-                    let rows = core::iter::once(row).chain(rows.clone());
-                    let known = self.known((rows.clone(), x), &output[word..], clears);
-                    let hits = sum_hits(self.table, &filters, intervals, self.is_paired, known);
-                    for row in rows {
-                        self.spread(&hits, (row, x), &mut output[word..], clears);
+            for y in first..end.min(conv.height()) {
+                let rows = covering(&self.pool, 0, y);
+                if rows.clone().next().is_some() {
+                    self.advance(x, (held.replace(y), y));
+                    match self.is_paired {
+                        true => self.pairs((rows, x), intervals, clears),
+                        false => self.single((rows, x), intervals, clears),
                     }
                 }
             }
         }
     }
 
-    /// The bits that these windows can't change any more at any pixel of theirs, where two are a pixel of the pool.
-    fn known(&self, (rows, x): (impl Iterator<Item = usize>, usize), output: &[u32], clears: u32) -> u32 {
-        if !self.is_paired {
-            return 0;
-        }
+    /// Updates the bits of the pixels in `rows` that the windows from `x` on have a part in, of which the table is made.
+    #[inline(never)]
+    fn single(
+        &mut self,
+        (rows, x): (impl Iterator<Item = usize> + Clone, usize),
+        intervals: &[Interval],
+        clears: u32,
+    ) {
         let (width, words) = (self.of.layer.output().width(), self.of.layer.output().pixel_words());
-        let mut known = u32::MAX;
-        for row in rows {
-            for x in (x / 2..width).take(SEGMENT / 2) {
-                known &= output[(row * width + x) * words] ^ clears;
+        let columns = self.of.layer.geometry.output().width();
+        for (word, (filters, intervals)) in self.filters.groups().zip(intervals.chunks(32)).enumerate() {
+            let hits = sum_hits(self.table, &filters, intervals, false, 0);
+            for row in rows.clone() {
+                for (x, hits) in (x..columns).zip(hits) {
+                    for x in covering(&self.pool, 1, x) {
+                        let bits = &mut self.planes.memory[(row * width + x) * words + word];
+                        *bits = (*bits | hits) & !(hits & clears);
+                    }
+                }
             }
         }
-        known
     }
 
-    /// Sets or clears the bits of row `y` of the output by those of the windows from `x` on.
-    fn spread(&self, hits: &[u32; SEGMENT], (y, x): (usize, usize), output: &mut [u32], clears: u32) {
+    /// As [`single`](Self::single), where two windows are a pixel of the pool.
+    #[inline(never)]
+    fn pairs(
+        &mut self,
+        (rows, x): (impl Iterator<Item = usize> + Clone, usize),
+        intervals: &[Interval],
+        clears: u32,
+    ) {
         let (width, words) = (self.of.layer.output().width(), self.of.layer.output().pixel_words());
-        let row = &mut output[y * width * words..];
-        let update = |bits: &mut u32, hits: u32| *bits = (*bits | hits) & !(hits & clears);
-        if self.is_paired {
-            for (x, hits) in (x / 2..width).zip(&hits[..SEGMENT / 2]) {
-                update(&mut row[x * words], *hits);
+        let memory = &mut *self.planes.memory;
+        for (word, (filters, intervals)) in self.filters.groups().zip(intervals.chunks(32)).enumerate() {
+            // Pixels of a row, and the first of them.
+            let (pixel, count) = (x / 2, (width - x / 2).min(SEGMENT / 2));
+            // The bits that these windows can't change any more at any pixel of theirs.
+            let mut known = u32::MAX;
+            for row in rows.clone() {
+                let mut at = (row * width + pixel) * words + word;
+                for _ in 0..count {
+                    known &= memory[at] ^ clears;
+                    at += words;
+                }
             }
-            return;
-        }
-        for (x, hits) in (x..self.of.layer.geometry.output().width()).zip(hits) {
-            covering(&self.pool, 1, x).for_each(|x| update(&mut row[x * words], *hits));
+            let hits = sum_hits(self.table, &filters, intervals, true, known);
+            for row in rows.clone() {
+                let mut at = (row * width + pixel) * words + word;
+                for &hits in &hits[..count] {
+                    memory[at] = (memory[at] | hits) & !(hits & clears);
+                    at += words;
+                }
+            }
         }
     }
 
     /// Makes the table that of the windows from (y, x) on; it holds those of row `held`, or nothing.
+    #[inline(never)]
     fn advance(&mut self, x: usize, (held, y): (Option<usize>, usize)) {
         let (window, rows) = (*self.of.layer.geometry.sliding().window(), self.of.shape.kernel_rows());
         let row_words = self.of.shape.row_words();
@@ -242,21 +318,28 @@ impl Walk<'_> {
         let (first, pixels) = (padding.saturating_sub(x), columns + SEGMENT_WORDS);
         let end = (shape.width() + padding).saturating_sub(x).min(pixels);
         let is_whole = first == 0 && end == pixels;
-        if !is_whole {
-            self.line.fill(0);
+        let length = end.saturating_sub(first) * channels;
+        let from = (y * shape.width() + x + first).wrapping_sub(padding).wrapping_mul(channels);
+        let mul = self.of.affine.mul as u32;
+        if is_whole {
+            signed_sums(&self.planes.image()[from..][..length], channels, mul, &self.adds, sums);
+            return;
         }
-        if first < end {
-            let from = (y * shape.width() + x + first - padding) * channels;
-            let length = (end - first) * channels;
-            copy_rows(&mut self.line[first * channels..], &self.input[from..], [0; 2], length, 1);
+        self.line.fill(0);
+        if length > 0 {
+            copy_rows(&mut self.line[first * channels..], &self.planes.image()[from..], [0; 2], length, 1);
         }
-        signed_sums(self.line, channels, self.of.affine.mul as u32, &self.adds, sums);
-        if !is_whole && self.adds != [0; MAX_CHANNELS] {
+        signed_sums(self.line, channels, mul, &self.adds, sums);
+        if self.adds != [0; MAX_CHANNELS] {
             let half = |pixel: usize| if (first..end).contains(&pixel) { 0xFFFF } else { 0 };
-            for column in 0..columns {
+            // Between these, both halves are inside.
+            let right = end.saturating_sub(SEGMENT_WORDS).max(first);
+            for column in (0..first.min(columns)).chain(right..columns) {
                 let inside = half(column) | half(column + SEGMENT_WORDS) << 16;
-                if inside != u32::MAX {
-                    sums[column..].iter_mut().step_by(columns).for_each(|sum| *sum &= inside);
+                let mut at = column;
+                while at < sums.len() {
+                    sums[at] &= inside;
+                    at += columns;
                 }
             }
         }
@@ -264,13 +347,13 @@ impl Walk<'_> {
 }
 
 /// The coordinates of the output of `pool` that coordinate `at` of its input belongs to.
-fn covering(pool: &Sliding, axis: usize, at: usize) -> impl Iterator<Item = usize> + Clone {
+#[inline]
+fn covering(pool: &Sliding, axis: usize, at: usize) -> impl Iterator<Item = usize> + Clone + use<> {
     let size = [pool.output_height(), pool.output_width()][axis];
     let window = pool.window();
     let (stride, dilation) = (window.strides[axis], window.dilation[axis]);
     let padded = at + window.padding[axis];
-    (0..window.kernel[axis]).filter_map(move |tap| {
-        let from = padded.checked_sub(tap * dilation)?;
-        (from % stride == 0 && from / stride < size).then(|| from / stride)
-    })
+    let first = padded.saturating_sub((window.kernel[axis] - 1) * dilation).div_ceil(stride);
+    (first..size.min(padded / stride + 1))
+        .filter(move |to| dilation == 1 || (padded - to * stride).is_multiple_of(dilation))
 }

@@ -120,6 +120,40 @@ impl Case {
             }
             summed.optimized(&image, &mut outputs[2], &mut line, &mut scratch).unwrap();
             assert_eq!(outputs[2], outputs[0], "optimized");
+            self.check_over_image(&summed, &image, &outputs[0]);
+        }
+    }
+
+    /// The output over the image, as near as it may come and farther away, gives the same bits.
+    fn check_over_image(&self, operator: &QbConv2d<'_>, image: &[u8], expected: &[u32]) {
+        let pooled_rows = self.pool.unwrap_or(Window::of(1, 1));
+        let is_tiled = pooled_rows.kernel[0] == pooled_rows.strides[0]
+            && pooled_rows.padding[0] == 0
+            && pooled_rows.dilation[0] == 1;
+        assert_eq!(operator.image_gap().is_some(), self.fits && is_tiled && !self.veto);
+        let mut line = vec![[0xA5; 4]; operator.window_words()];
+        let mut scratch = vec![0xA5A5_A5A5; operator.scratch_words()];
+        let mut run = |gap: usize| {
+            let words = (gap + image.len()).div_ceil(4).max(expected.len());
+            let mut memory = vec![0xDEAD_BEEF_u32; words];
+            let mut bytes: Vec<u8> = memory.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            bytes[gap..gap + image.len()].copy_from_slice(image);
+            let words = bytes.as_chunks().0;
+            memory.iter_mut().zip(words).for_each(|(word, bytes)| *word = u32::from_ne_bytes(*bytes));
+            let done = operator.optimized_over_image(&mut memory, gap, &mut line, &mut scratch);
+            done.map(|()| memory[..expected.len()].to_vec())
+        };
+        match operator.image_gap() {
+            Some(gap) => {
+                for gap in [gap, gap + 4, 4 * expected.len()] {
+                    assert_eq!(run(gap).unwrap(), expected, "gap {gap}");
+                }
+                // A row of the output is below every gap.
+                let nearer = (0..gap).step_by(4).filter_map(|gap| run(gap).ok().map(|bits| (gap, bits)));
+                nearer.for_each(|(gap, bits)| assert_eq!(bits, expected, "gap {gap}"));
+                assert_eq!(run(0), Err(ArgumentError::Value { argument: "gap" }));
+            }
+            None => assert!(matches!(run(4 * expected.len()), Err(ArgumentError::Value { .. }))),
         }
     }
 }

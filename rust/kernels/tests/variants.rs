@@ -347,6 +347,21 @@ proptest! {
             "reference, 16-bit weights" => |out: &mut Vec<u32>| same.reference(&image, out),
             "16-bit weights" => |out: &mut Vec<u32>| same.optimized(&image, out, &mut bytes2, &mut scratch2),
         );
+        // The output over the image, as near as it may be and farther away.
+        prop_assert_eq!(same.image_gap(), None);
+        for more in [0, 4, 100] {
+            let Some(gap) = operator.image_gap().map(|gap| gap + more) else { break };
+            let mut memory = vec![0xDEAD_BEEF_u32; (gap + image.len()).div_ceil(4).max(expected.len())];
+            for (at, &byte) in (gap..).zip(&image) {
+                memory[at / 4] = memory[at / 4] & !(0xFF << (8 * (at % 4))) | u32::from(byte) << (8 * (at % 4));
+            }
+            operator.optimized_over_image(&mut memory, gap, &mut bytes, &mut scratch).unwrap();
+            prop_assert_eq!(&memory[..expected.len()], &expected[..], "gap {}", gap);
+            if let Some(nearer) = gap.checked_sub(more + 4) {
+                let refused = operator.optimized_over_image(&mut memory, nearer, &mut bytes, &mut scratch);
+                prop_assert!(refused.is_err());
+            }
+        }
         match adds.is_empty() {
             true if cfg!(miri) => {}
             true => blocks_agree(Layer::QqConv2d(&operator), &image, &expected)?,

@@ -147,6 +147,9 @@ pub enum RunError {
         /// `input` or `output`.
         argument: &'static str,
     },
+    /// The model has no plan for a run with the image in its own memory.
+    #[error("the model has no plan for an image in its own memory: call `run`")]
+    NotInPlace,
     /// An operator rejected its tensors. Does not happen for a checked model.
     #[error("operator {index} failed: the model's bytes changed after they were checked")]
     Operator {

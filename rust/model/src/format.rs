@@ -69,8 +69,16 @@ pub struct Header {
     pub flags: u32,
     /// The model's name in the string section.
     pub name: Span,
+    /// Bytes of memory that a run needs with the image in it, a multiple of 4, or 0 where there is no such plan: the next two
+    /// fields are 0 then. Operator 0 reads the image there, writes over it, and has its scratch elsewhere; all else lies as in
+    /// the arena, which is the beginning of that memory.
+    pub in_place_bytes: u32,
+    /// First byte of the image in that memory, a multiple of 4.
+    pub image_offset: u32,
+    /// First byte of operator 0's scratch in that memory, a multiple of 4.
+    pub image_scratch_offset: u32,
     /// 0.
-    pub reserved: [u32; 4],
+    pub reserved: u32,
 }
 
 /// A byte range of the string section.

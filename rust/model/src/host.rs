@@ -181,7 +181,7 @@ impl<'m> HostModel<'m> {
     ) -> Result<(), RunError> {
         let Workspace { arena, plane, accumulators } = workspace;
         let plane = bytemuck::cast_slice_mut(plane);
-        self.model.walk(input, output, arena, observer, |index, io| {
+        self.model.walk(Some(input), output, arena, observer, |index, io| {
             let operator = self.operators.get(index)?;
             let (Some(layer), Some(simd)) = (self.layers.layers.get(index)?, self.layers.instructions.0)
             else {

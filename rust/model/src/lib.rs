@@ -46,7 +46,7 @@ mod walk;
 pub mod writer;
 
 pub use error::{FormatError, RunError};
-pub use view::{ArenaBuffer, Model, Tensor};
+pub use view::{ArenaBuffer, InPlace, Model, Tensor};
 pub use walk::{NoObserver, Observer};
 
 /// The examples of the README run as tests.

@@ -102,6 +102,8 @@ families! {
 
 /// The bytes that an operator runs on, and its scratch.
 pub(crate) struct Io<'t> {
+    /// Where the image lies in `output`'s memory: the byte at which it begins; `input` is empty then.
+    pub(crate) image_gap: Option<usize>,
     pub(crate) input: &'t [u8],
     pub(crate) output: &'t mut [u8],
     /// Type of the output.
@@ -128,6 +130,11 @@ pub(crate) trait Family<'a>: Sized {
     /// Bytes of scratch.
     fn scratch_bytes(&self) -> usize {
         0
+    }
+
+    /// Bytes that the input must begin behind the output where the output may overwrite it; `None` where it may not.
+    fn image_gap(&self) -> Option<usize> {
+        None
     }
 
     /// Whether the operator writes elements of `dtype`.
@@ -177,6 +184,12 @@ impl<'a> Operator<'a> {
         each!(self, operator => Family::scratch_bytes(operator))
     }
 
+    /// Bytes that the input must begin behind the output where the output may overwrite it.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn image_gap(&self) -> Option<usize> {
+        each!(self, operator => Family::image_gap(operator))
+    }
+
     /// Scans weights and rules for what lengths don't tell.
     #[cfg(feature = "alloc")]
     pub(crate) fn check_contents(&self) -> Result<(), ArgumentError> {
@@ -196,6 +209,7 @@ pub(crate) struct Checked {
     pub(crate) output: Shape,
     pub(crate) writes: bool,
     pub(crate) scratch_bytes: usize,
+    pub(crate) image_gap: Option<usize>,
 }
 
 /// Checks operator `index` by itself: its record, its parameters, and what they contain. `dtype` is its output's.
@@ -208,6 +222,7 @@ pub(crate) fn check(model: &Model<'_>, index: usize, dtype: DType) -> Result<Che
             output: *operator.output(),
             writes: operator.writes(dtype),
             scratch_bytes: operator.scratch_bytes(),
+            image_gap: operator.image_gap(),
         })
     }
     let parser = Parser::new(model, index);
@@ -291,6 +306,10 @@ impl<'a> Family<'a> for QbConv2d<'a> {
         4 * (self.window_words() + self.scratch_words())
     }
 
+    fn image_gap(&self) -> Option<usize> {
+        Self::image_gap(self)
+    }
+
     fn check_contents(&self) -> Result<(), ArgumentError> {
         Self::check_contents(self)
     }
@@ -298,7 +317,11 @@ impl<'a> Family<'a> for QbConv2d<'a> {
     #[inline(never)]
     fn run(&self, io: Io<'_>) -> Option<()> {
         let (window, rest) = parted(io.scratch, self.window_words(), self.scratch_words())?;
-        self.optimized(io.input, elements(io.output)?, window, rest).ok()
+        let output = elements(io.output)?;
+        match io.image_gap {
+            Some(gap) => self.optimized_over_image(output, gap, window, rest).ok(),
+            None => self.optimized(io.input, output, window, rest).ok(),
+        }
     }
 
     fn run_reference(&self, io: Io<'_>) -> Option<()> {
@@ -342,10 +365,18 @@ impl<'a> Family<'a> for QqConv2d<'a> {
         Self::check_contents(self)
     }
 
+    fn image_gap(&self) -> Option<usize> {
+        Self::image_gap(self)
+    }
+
     #[inline(never)]
     fn run(&self, io: Io<'_>) -> Option<()> {
         let (window, rest) = parted(io.scratch, self.window_words(), self.scratch_words())?;
-        self.optimized(io.input, elements(io.output)?, window, rest).ok()
+        let output = elements(io.output)?;
+        match io.image_gap {
+            Some(gap) => self.optimized_over_image(output, gap, window, rest).ok(),
+            None => self.optimized(io.input, output, window, rest).ok(),
+        }
     }
 
     fn run_reference(&self, io: Io<'_>) -> Option<()> {
@@ -383,7 +414,8 @@ impl<'a> Family<'a> for BbConv2d<'a> {
     }
 
     fn scratch_bytes(&self) -> usize {
-        4 * (self.list_words() + self.scratch_words())
+        let (scratch, list) = self.working_words();
+        4 * (list + scratch)
     }
 
     fn check_contents(&self) -> Result<(), ArgumentError> {
@@ -392,7 +424,8 @@ impl<'a> Family<'a> for BbConv2d<'a> {
 
     #[inline(never)]
     fn run(&self, io: Io<'_>) -> Option<()> {
-        let (window, rest) = parted(io.scratch, self.list_words(), self.scratch_words())?;
+        let (scratch, list) = self.working_words();
+        let (window, rest) = parted(io.scratch, list, scratch)?;
         self.optimized(words(io.input)?, elements(io.output)?, window, rest).ok()
     }
 
@@ -769,18 +802,23 @@ impl<'m, 'a> Parser<'m, 'a> {
     #[inline(never)]
     fn geometry(&self, dtype: DType) -> Result<Conv2dGeometry, FormatError> {
         let input = self.input(dtype)?;
+        let filters = self.filters(input.channels())?;
+        Conv2dGeometry::new(input, self.record.window.into(), filters).map_err(|e| self.argument(e))
+    }
+
+    /// The filters of a convolution, whose weights have the shape that the record's window says.
+    #[inline(always)]
+    fn filters(&self, input_channels: usize) -> Result<usize, FormatError> {
         let weights = self.constant(slot::WEIGHTS, "weights")?;
         let [filters, height, width, channels] = weights.shape.map(|d| d as usize);
-        let window = self.record.window;
-        let filters = match self.record.kind == Kind::BbDepthwiseConv2d.code() {
-            true if filters != 1 => return Err(self.wrong("weights")),
-            true => channels,
-            false => filters,
-        };
-        if [height, width] != window.kernel.map(usize::from) || channels != input.channels() {
+        if [height, width] != self.record.window.kernel.map(usize::from) || channels != input_channels {
             return Err(self.wrong("weights"));
         }
-        Conv2dGeometry::new(input, window.into(), filters).map_err(|e| self.argument(e))
+        match self.record.kind == Kind::BbDepthwiseConv2d.code() {
+            true if filters != 1 => Err(self.wrong("weights")),
+            true => Ok(channels),
+            false => Ok(filters),
+        }
     }
 
     /// Packed bits of one pixel, or none.
@@ -809,13 +847,17 @@ impl<'m, 'a> Parser<'m, 'a> {
             Grid::Output => (output.height(), output.width()),
         };
         let shape = [1, height as u32, width as u32, conv.channels() as u32];
-        let part = |slot| {
-            let tensor = self.constant(slot, name)?;
-            if tensor.shape == shape { Ok(tensor) } else { Err(self.wrong(name)) }
+        // None of them is a result that would be moved: see `in_place`.
+        let part = |slot: usize, dtype| {
+            let tensor = self.constant(slot, name).ok().filter(|tensor| tensor.shape == shape)?;
+            (tensor.dtype() == dtype && tensor.layout() == Layout::Canonical)
+                .then(|| self.model.constant_data(tensor))
+                .flatten()
         };
-        let lo = self.canonical(part(first)?, DType::I32, name)?;
-        let hi = self.canonical(part(first + 1)?, DType::I32, name)?;
-        let flip = self.canonical(part(first + 2)?, DType::Bits, name)?;
+        let lo = part(first, DType::I32).and_then(|bytes| bytemuck::try_cast_slice(bytes).ok());
+        let hi = part(first + 1, DType::I32).and_then(|bytes| bytemuck::try_cast_slice(bytes).ok());
+        let flip = part(first + 2, DType::Bits).and_then(|bytes| bytemuck::try_cast_slice(bytes).ok());
+        let (Some(lo), Some(hi), Some(flip)) = (lo, hi, flip) else { return Err(self.wrong(name)) };
         Rules::new(grid, conv.channels(), lo, hi, flip).map_err(|e| self.argument(e))
     }
 
@@ -837,30 +879,28 @@ impl<'m, 'a> Parser<'m, 'a> {
         let output = if has_pool { self.pooled(conv)? } else { *conv };
         let rules = self.rules(slot::LO, record.rule_grid, conv, &output);
         let rules = in_place(&rules)?;
-        let veto =
-            if has_veto { Some(self.rules(slot::VETO_LO, record.veto_grid, conv, &output)) } else { None };
-        let veto = match &veto {
-            Some(veto) => Some(in_place(veto)?),
-            None => None,
-        };
-        let invert = self.pixel_bits(slot::INVERT, "invert", conv.channels())?;
-        let pool = if has_pool { Some(self.pool(conv, veto, invert)) } else { None };
+        let pool = if has_pool { Some(self.pool(conv, has_veto.then_some(&output))) } else { None };
         let pool = match &pool {
             Some(pool) => Some(in_place(pool)?),
             None => None,
         };
-        ConvLayer::of_parts(geometry, rules, pool).map_err(|e| self.argument(e))
+        ConvLayer::of_parts(geometry, rules, pool, |error| self.argument(error))
     }
 
-    /// The record's pool on the convolution's plane `conv`.
+    /// The record's pool on the convolution's plane `conv`; with a veto where the shape of the output is given.
     #[inline(never)]
-    fn pool(
-        &self,
-        conv: &Shape,
-        veto: Option<&Rules<'a>>,
-        invert: Option<&'a [u32]>,
-    ) -> Result<Pool<'a>, FormatError> {
-        Pool::new(conv, self.record.pool.into(), veto.copied(), invert).map_err(|e| self.argument(e))
+    fn pool(&self, conv: &Shape, vetoed: Option<&Shape>) -> Result<Pool<'a>, FormatError> {
+        let invert = self.pixel_bits(slot::INVERT, "invert", conv.channels())?;
+        let veto = vetoed.map(|output| self.rules(slot::VETO_LO, self.record.veto_grid, conv, output));
+        let veto = match &veto {
+            Some(veto) => Some(in_place(veto)?),
+            None => None,
+        };
+        let sliding = Sliding::new(conv.height(), conv.width(), self.record.pool.into());
+        match sliding {
+            Ok(sliding) => Ok(Pool::of_parts(sliding, veto, invert)),
+            Err(error) => Err(self.argument(error)),
+        }
     }
 
     /// The shape of the convolution's plane `conv` after the record's pool.

@@ -26,10 +26,11 @@ impl Buffer {
     }
 }
 
-/// Offsets in bytes, multiples of 4, in the order of `buffers`, and the arena's size.
-pub fn plan(buffers: &[Buffer]) -> (Vec<usize>, usize) {
+/// Offsets in bytes, multiples of 4, in the order of `buffers`, and the arena's size. Buffer `first`, where there is one, is
+/// placed before all others, and so at 0.
+pub fn plan(buffers: &[Buffer], first: Option<usize>) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..buffers.len()).collect();
-    order.sort_by_key(|&i| (core::cmp::Reverse(buffers[i].bytes), buffers[i].first));
+    order.sort_by_key(|&i| (Some(i) != first, core::cmp::Reverse(buffers[i].bytes), buffers[i].first));
     let mut offsets = vec![0; buffers.len()];
     let mut placed: Vec<usize> = Vec::new();
     let mut arena = 0;
@@ -70,7 +71,7 @@ mod tests {
             Buffer { bytes: 50, first: 1, last: 2 },
             Buffer { bytes: 80, first: 2, last: 3 },
         ];
-        let (offsets, arena) = plan(&chain);
+        let (offsets, arena) = plan(&chain, None);
         assert_eq!(arena, 100 + 52);
         assert_eq!(offsets, [0, 100, 0]);
     }
@@ -78,11 +79,14 @@ mod tests {
     proptest! {
         #[test]
         fn buffers_that_meet_never_share_bytes(
-            sizes in proptest::collection::vec((0..200usize, 0..20usize, 0..5usize), 0..40)
+            sizes in proptest::collection::vec((0..200usize, 0..20usize, 0..5usize), 0..40),
+            first in 0..40usize,
         ) {
             let buffers: Vec<Buffer> =
                 sizes.iter().map(|&(bytes, first, len)| Buffer { bytes, first, last: first + len }).collect();
-            let (offsets, arena) = plan(&buffers);
+            let first = (!buffers.is_empty()).then_some(first % buffers.len().max(1));
+            let (offsets, arena) = plan(&buffers, first);
+            prop_assert!(first.is_none_or(|first| offsets[first] == 0));
             for (i, a) in buffers.iter().enumerate() {
                 prop_assert!(offsets[i] % 4 == 0 && offsets[i] + a.bytes <= arena);
                 for (j, b) in buffers.iter().enumerate().skip(i + 1) {

@@ -49,6 +49,15 @@ pub struct Tensor<'a> {
     pub scale: f64,
 }
 
+/// A plan for runs with the image in the model's own memory, which begins with the arena.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InPlace {
+    /// Bytes of that memory; a multiple of 4.
+    pub bytes: usize,
+    /// Where in it the image is, bytes. A run overwrites it.
+    pub image: Range<usize>,
+}
+
 /// A part of the arena, and when it is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ArenaBuffer<'a> {
@@ -207,8 +216,11 @@ impl<'a> Model<'a> {
         if header.flags & !FLAG_FLOAT_OUTPUT != 0 {
             return field("flags");
         }
-        if header.reserved != [0; 4] {
+        if header.reserved != 0 {
             return field("reserved");
+        }
+        if header.in_place_bytes as usize > MAX_ARENA || !header.in_place_bytes.is_multiple_of(4) {
+            return field("in_place_bytes");
         }
         if self.text(header.name).is_none() {
             return field("name");
@@ -317,6 +329,9 @@ impl<'a> Model<'a> {
         if self.text(record.name).is_none() {
             return Err(FormatError::Operator { index, field: "name" });
         }
+        if index == 0 {
+            self.check_in_place(&operator)?;
+        }
         // What this operator writes must not touch what it or a later operator still reads.
         let scratch = scratch.start as usize..scratch.end as usize;
         let written = if output.place() == Place::Arena { output.range() } else { 0..0 };
@@ -339,6 +354,33 @@ impl<'a> Model<'a> {
         Ok(())
     }
 
+    /// Checks the plan for a run in place, of which `first` is the operator that writes over the image.
+    fn check_in_place(&self, first: &operator::Checked) -> Result<(), FormatError> {
+        let header = self.header;
+        let field = |field| Err(FormatError::Header { field });
+        let (image, scratch) = (header.image_offset as usize, header.image_scratch_offset as usize);
+        let Some(plan) = self.in_place() else {
+            return if (image, scratch) == (0, 0) { Ok(()) } else { field("in_place_bytes") };
+        };
+        let output = self.tensor_record(1);
+        let is_read_again = self.operators[1..].iter().any(|reader| reader.inputs.contains(&0));
+        let Some(gap) = first.image_gap.filter(|_| output.place() == Place::Arena && !is_read_again) else {
+            return field("in_place_bytes");
+        };
+        if plan.bytes < self.arena_bytes() || plan.image.end > plan.bytes {
+            return field("in_place_bytes");
+        }
+        if !image.is_multiple_of(4) || image < output.range().start + gap {
+            return field("image_offset");
+        }
+        let scratch = scratch..scratch + self.operators[0].scratch_bytes as usize;
+        let planes = output.range().start..output.range().end.max(plan.image.end.next_multiple_of(4));
+        if !scratch.start.is_multiple_of(4) || scratch.end > plan.bytes || overlap(&scratch, &planes) {
+            return field("image_scratch_offset");
+        }
+        Ok(())
+    }
+
     fn text(&self, span: Span) -> Option<&'a str> {
         let start = span.offset as usize;
         self.strings.get(start..start.checked_add(span.bytes as usize)?)
@@ -357,6 +399,10 @@ impl<'a> Model<'a> {
     /// Name of the source layer of operator `index`; empty for an index that does not exist.
     pub fn operator_name(&self, index: usize) -> &'a str {
         self.operators.get(index).and_then(|record| self.text(record.name)).unwrap_or("")
+    }
+
+    pub(crate) fn image_scratch_offset(&self) -> usize {
+        self.header.image_scratch_offset as usize
     }
 
     pub(crate) fn record(&self, index: usize) -> &'a OperatorRecord {
@@ -442,15 +488,39 @@ impl<'a> Model<'a> {
         self.header.arena_bytes as usize
     }
 
-    /// What lies where in the arena, and when: in order of the operators, an operator's scratch before its output.
-    pub fn arena_buffers(&self) -> impl Iterator<Item = ArenaBuffer<'a>> + use<'a> {
+    /// The plan for a run with the image in the model's own memory, where the model has one: see
+    /// [`run_in_place`](Self::run_in_place).
+    pub fn in_place(&self) -> Option<InPlace> {
+        let Header { in_place_bytes, image_offset, .. } = *self.header;
+        let start = image_offset as usize;
+        (in_place_bytes != 0)
+            .then(|| InPlace { bytes: in_place_bytes as usize, image: start..start + self.input_bytes() })
+    }
+
+    /// What lies where in the arena, and when: in order of the operators, an operator's scratch before its output. With
+    /// `in_place`, and a plan for it, the image comes first.
+    pub fn arena_buffers(&self, in_place: bool) -> impl Iterator<Item = ArenaBuffer<'a>> + use<'a> {
         let model = *self;
-        (0..model.operators.len()).flat_map(move |index| {
+        let plan = if in_place { model.in_place() } else { None };
+        let is_planned = plan.is_some();
+        let image = plan.map(|plan| ArenaBuffer {
+            name: model.input().name,
+            scratch: false,
+            offset: plan.image.start,
+            bytes: plan.image.len(),
+            first: 0,
+            last: 0,
+        });
+        image.into_iter().chain((0..model.operators.len()).flat_map(move |index| {
             let record = model.record(index);
+            let offset = match index {
+                0 if is_planned => model.header.image_scratch_offset,
+                _ => record.scratch_offset,
+            };
             let scratch = ArenaBuffer {
                 name: model.operator_name(index),
                 scratch: true,
-                offset: record.scratch_offset as usize,
+                offset: offset as usize,
                 bytes: record.scratch_bytes as usize,
                 first: index,
                 last: index,
@@ -467,7 +537,7 @@ impl<'a> Model<'a> {
                     .unwrap_or(index),
             };
             [scratch, output].into_iter().filter(|buffer| buffer.bytes != 0)
-        })
+        }))
     }
 
     /// Multiply-accumulates of one image, counting taps in the padding.

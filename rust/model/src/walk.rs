@@ -41,7 +41,39 @@ impl Model<'_> {
         arena: &mut [u32],
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        self.walk(input, output, arena, observer, |index, io| operator::run(self, index, io))
+        self.walk(Some(input), output, arena, observer, |index, io| operator::run(self, index, io))
+    }
+
+    /// Runs the model on the image in `memory`, which is overwritten: rows of the first activation take the place of rows of
+    /// the image that are done with.
+    ///
+    /// `memory` holds at least the bytes of the model's [`in_place`](Self::in_place) plan, the image where that says, as
+    /// [`run`](Self::run) would take it; `output` is as there. So a board needs no memory for an image beside the arena.
+    ///
+    /// # Errors
+    /// [`RunError`] naming the argument, or saying that there is no such plan; then nothing was computed.
+    pub fn run_in_place(
+        &self,
+        memory: &mut [u32],
+        output: &mut [u8],
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        self.walk(None, output, memory, observer, |index, io| operator::run(self, index, io))
+    }
+
+    /// Runs the model on `input`, or in place: `memory` holds the image then, or else is the arena. What a board calls that
+    /// does either, as one walk takes less flash than two.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run) and [`run_in_place`](Self::run_in_place).
+    pub fn run_on(
+        &self,
+        input: Option<&[u8]>,
+        output: &mut [u8],
+        memory: &mut [u32],
+        observer: &mut impl Observer,
+    ) -> Result<(), RunError> {
+        self.walk(input, output, memory, observer, |index, io| operator::run(self, index, io))
     }
 
     /// As [`run`](Self::run), with every operator's naive reference: slow, and the same bytes.
@@ -55,50 +87,62 @@ impl Model<'_> {
         arena: &mut [u32],
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        self.walk(input, output, arena, observer, |index, io| operator::run_reference(self, index, io))
+        self.walk(Some(input), output, arena, observer, |index, io| operator::run_reference(self, index, io))
     }
 
-    /// `execute` runs the operator of an index.
+    /// `execute` runs the operator of an index. Without an input, the image is in the arena.
     #[inline(always)]
     pub(crate) fn walk(
         &self,
-        input: &[u8],
+        input: Option<&[u8]>,
         output: &mut [u8],
         arena: &mut [u32],
         observer: &mut impl Observer,
         mut execute: impl FnMut(usize, Io<'_>) -> Option<()>,
     ) -> Result<(), RunError> {
-        exact("input", self.input_bytes(), input.len())?;
+        let (argument, expected) = match input {
+            Some(input) => {
+                exact("input", self.input_bytes(), input.len())?;
+                aligned("input", self.tensor_record(0), input)?;
+                ("arena", self.arena_bytes())
+            }
+            None => ("memory", self.in_place().ok_or(RunError::NotInPlace)?.bytes),
+        };
         exact("output", self.output_bytes(), output.len())?;
-        aligned("input", self.tensor_record(0), input)?;
         aligned("output", self.tensor_record(self.operator_count()), output)?;
         let got = size_of_val(arena);
-        let arena = arena.get_mut(..self.arena_bytes() / 4).ok_or(RunError::Length {
-            argument: "arena",
-            expected: self.arena_bytes(),
-            got,
-        })?;
+        let arena = arena.get_mut(..expected / 4).ok_or(RunError::Length { argument, expected, got })?;
+        let input = input.unwrap_or(&[]);
         for index in 0..self.operator_count() {
             let failed = RunError::Operator { index };
             let record = self.record(index);
             let source = self.tensor_record(record.inputs[0] as usize);
             let target = self.tensor_record(index + 1);
-            let scratch = words(record.scratch_offset as usize, record.scratch_bytes as usize);
-            let [from, to, scratch] = arena
-                .get_disjoint_mut([arena_words(source), arena_words(target), scratch])
-                .map_err(|_| failed)?;
+            let mut scratch = words(record.scratch_offset as usize, record.scratch_bytes as usize);
+            let mut written = arena_words(target);
+            let image = if index == 0 && argument == "memory" { self.in_place() } else { None };
+            let image_gap = image.map(|plan| {
+                scratch = words(self.image_scratch_offset(), record.scratch_bytes as usize);
+                // The output's memory up to the end of the image.
+                let gap = plan.image.start.wrapping_sub(4 * written.start);
+                written.end = written.end.max(plan.image.end.div_ceil(4));
+                gap
+            });
+            let [from, to, scratch] =
+                arena.get_disjoint_mut([arena_words(source), written, scratch]).map_err(|_| failed)?;
             let from = match source.place() {
                 Place::Input => input,
                 _ => bytemuck::cast_slice(from).get(..source.bytes()).ok_or(failed)?,
             };
             let to = match target.place() {
                 Place::Output => &mut *output,
+                _ if image_gap.is_some() => bytemuck::cast_slice_mut(to),
                 _ => bytemuck::cast_slice_mut(to).get_mut(..target.bytes()).ok_or(failed)?,
             };
             observer.before(index);
-            let io = Io { input: from, output: &mut *to, dtype: target.dtype(), scratch };
+            let io = Io { image_gap, input: from, output: &mut *to, dtype: target.dtype(), scratch };
             execute(index, io).ok_or(failed)?;
-            observer.after(index, to);
+            observer.after(index, to.get(..target.bytes()).ok_or(failed)?);
         }
         Ok(())
     }

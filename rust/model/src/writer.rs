@@ -274,6 +274,7 @@ struct Draft {
     name: String,
     record: OperatorRecord,
     scratch_bytes: usize,
+    image_gap: Option<usize>,
 }
 
 /// The weights of a `qqconv2d`.
@@ -362,7 +363,7 @@ impl Builder {
         let (mut dtype, mut scale) = (DType::Bits, 1.0);
         // Each arm builds the kernel's own operator, which derives the output's shape and the scratch, and
         // finds what does not fit; then it stores the parameters.
-        let (output, scratch_bytes) = match &spec {
+        let (output, scratch_bytes, image_gap) = match &spec {
             OperatorSpec::QbConv2d {
                 weights,
                 filters,
@@ -553,7 +554,7 @@ impl Builder {
             }
         }
         .map_err(argument)?;
-        self.operators.push(Draft { name: name.to_owned(), record, scratch_bytes });
+        self.operators.push(Draft { name: name.to_owned(), record, scratch_bytes, image_gap });
         self.activations.push(Activation { name: output_name.to_owned(), dtype, shape: output, scale });
         Ok(TensorId(self.operators.len() as u32))
     }
@@ -685,6 +686,7 @@ impl Builder {
             return Err(BuildError::OperatorCount { got: 0 });
         }
         let (buffers, offsets, arena_bytes) = self.plan()?;
+        let in_place = self.plan_in_place(&buffers, &offsets, arena_bytes);
         let mut strings = Strings::default();
         let mut data = Vec::new();
         let mut operators = Vec::with_capacity(count);
@@ -745,6 +747,9 @@ impl Builder {
             arena_bytes: arena_bytes as u32,
             flags: if float_output { FLAG_FLOAT_OUTPUT } else { 0 },
             name,
+            in_place_bytes: in_place.bytes as u32,
+            image_offset: in_place.image as u32,
+            image_scratch_offset: in_place.scratch as u32,
             ..Header::zeroed()
         };
         strings.0.resize(align(strings.0.len() as u64) as usize, 0);
@@ -781,12 +786,46 @@ impl Builder {
                 .unwrap_or(tensor - 1),
         });
         let buffers: Vec<Buffer> = scratch.chain(activations).collect();
-        let (offsets, arena_bytes) = plan(&buffers);
+        let (mut offsets, mut arena_bytes) = plan(&buffers, None);
+        if self.operators[0].image_gap.is_some() && count > 1 {
+            // The image lies behind the first activation, which therefore comes first where that costs nothing.
+            let (first, bytes) = plan(&buffers, Some(count));
+            if bytes <= arena_bytes {
+                (offsets, arena_bytes) = (first, bytes);
+            }
+        }
         if arena_bytes > MAX_ARENA {
             return Err(BuildError::TooLarge { what: "the arena" });
         }
         Ok((buffers, offsets, arena_bytes))
     }
+
+    /// The plan for runs with the image in the model's memory, all 0 where that takes no less than arena and image do.
+    fn plan_in_place(&self, buffers: &[Buffer], offsets: &[usize], arena_bytes: usize) -> PlanInPlace {
+        let count = self.operators.len();
+        let is_read_again = self.operators[1..].iter().any(|draft| draft.record.inputs.contains(&0));
+        let Some(gap) = self.operators[0].image_gap.filter(|_| count > 1 && !is_read_again) else {
+            return PlanInPlace::default();
+        };
+        let (output, image_bytes) = (offsets[count], self.activations[0].storage_bytes());
+        let image = output + gap;
+        let end = (output + buffers[count].bytes).max(image + image_bytes).next_multiple_of(4);
+        // Before the first activation or behind the image.
+        let scratch = if buffers[0].bytes <= output { 0 } else { end };
+        let bytes = arena_bytes.max(end).max(scratch + buffers[0].bytes);
+        if bytes >= arena_bytes + image_bytes || bytes > MAX_ARENA {
+            return PlanInPlace::default();
+        }
+        PlanInPlace { bytes, image, scratch }
+    }
+}
+
+/// Where the image and the first operator's scratch lie for runs in place, and the memory for all.
+#[derive(Default)]
+struct PlanInPlace {
+    bytes: usize,
+    image: usize,
+    scratch: usize,
 }
 
 /// Writes the checksum of a finished file into its header.
@@ -844,10 +883,10 @@ fn tail_views<'s>(
     Ok((rules.view(conv.channels())?, pool.map(|pool| pool.view(conv)).transpose()?))
 }
 
-/// Output shape and scratch bytes of an operator whose parameters are in order.
-fn measure(operator: &Operator<'_>) -> Result<(Shape, usize), ArgumentError> {
+/// Output shape, scratch bytes and image gap of an operator whose parameters are in order.
+fn measure(operator: &Operator<'_>) -> Result<(Shape, usize, Option<usize>), ArgumentError> {
     operator.check_contents()?;
-    Ok((*operator.output(), operator.scratch_bytes()))
+    Ok((*operator.output(), operator.scratch_bytes(), operator.image_gap()))
 }
 
 fn image_shape(shape: &Shape) -> [u32; 4] {

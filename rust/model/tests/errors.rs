@@ -16,7 +16,7 @@ use cbin_nn_model::format::{
 };
 use cbin_nn_model::writer::{BuildError, Builder, OperatorSpec, PoolSpec, RulesSpec, seal};
 use cbin_nn_model::{FormatError, Model, NoObserver, RunError};
-use common::small_model;
+use common::{in_place_model, small_model};
 
 /// A file in its parts, to be damaged.
 struct Parts {
@@ -78,6 +78,42 @@ fn check(table: &[(&str, Change<'_>, FormatError)]) {
 
 #[test]
 #[cfg_attr(miri, ignore = "Miri takes seconds a file; the sealed mutations go the same ways")]
+fn plans_in_place() {
+    let field = |field| FormatError::Header { field };
+    let bytes = in_place_model();
+    let Header { in_place_bytes, image_offset, image_scratch_offset, arena_bytes, .. } =
+        bytemuck::pod_read_unaligned(&bytes[..size_of::<Header>()]);
+    assert!(in_place_bytes != 0 && image_offset % 4 == 0 && image_scratch_offset > image_offset);
+    let table: &[(&str, Change<'_>, FormatError)] = &[
+        ("no plan, but an offset", &|p| p.header.in_place_bytes = 0, field("in_place_bytes")),
+        ("not in words", &|p| p.header.in_place_bytes += 2, field("in_place_bytes")),
+        ("beyond all memory", &|p| p.header.in_place_bytes = u32::MAX - 3, field("in_place_bytes")),
+        ("less than the arena", &|p| p.header.in_place_bytes = arena_bytes - 4, field("in_place_bytes")),
+        ("less than the image", &|p| p.header.image_offset = in_place_bytes, field("in_place_bytes")),
+        ("an image too near", &|p| p.header.image_offset -= 4, field("image_offset")),
+        ("an image between words", &|p| p.header.image_offset += 2, field("image_offset")),
+        ("scratch between words", &|p| p.header.image_scratch_offset += 2, field("image_scratch_offset")),
+        ("scratch beyond the end", &|p| p.header.image_scratch_offset += 4, field("image_scratch_offset")),
+        ("scratch over the image", &|p| p.header.image_scratch_offset -= 4, field("image_scratch_offset")),
+        (
+            "scratch at the end of all",
+            &|p| p.header.image_scratch_offset = u32::MAX - 3,
+            field("image_scratch_offset"),
+        ),
+    ];
+    for (name, change, expected) in table {
+        let mut parts = Parts::of(&bytes);
+        change(&mut parts);
+        assert_eq!(parts.error(), *expected, "{name}");
+    }
+    // A first layer that does not run so.
+    let mut parts = Parts::of(&small_model(1, Layout::ByteMask, DType::I16));
+    parts.header.in_place_bytes = parts.header.arena_bytes + 108;
+    assert_eq!(parts.error(), field("in_place_bytes"));
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri takes seconds a file; the sealed mutations go the same ways")]
 fn header_fields() {
     let field = |field| FormatError::Header { field };
     check(&[
@@ -119,7 +155,7 @@ fn header_fields() {
         ("an arena of 2 bytes more", &|p| p.header.arena_bytes += 2, field("arena_bytes")),
         ("an arena of 2 GiB", &|p| p.header.arena_bytes = 1 << 31, field("arena_bytes")),
         ("a flag of the future", &|p| p.header.flags = 2, field("flags")),
-        ("a reserved word", &|p| p.header.reserved[3] = 1, field("reserved")),
+        ("a reserved word", &|p| p.header.reserved = 1, field("reserved")),
         ("a name beyond the strings", &|p| p.header.name.bytes = u32::MAX, field("name")),
         ("strings that are no text", &|p| p.rest[0] = 0xFF, field("strings")),
         (

@@ -9,8 +9,8 @@ use cbin_nn_model::aligned::AlignedBytes;
 use cbin_nn_model::batch::OwnedModel;
 use cbin_nn_model::format::{DType, Layout};
 use cbin_nn_model::writer::{Builder, OperatorSpec};
-use cbin_nn_model::{Model, NoObserver, Observer};
-use common::{Random, small_model};
+use cbin_nn_model::{Model, NoObserver, Observer, RunError};
+use common::{Random, in_place_model, small_model};
 
 /// Miri is some thousand times slower.
 const IMAGES: usize = if cfg!(miri) { 2 } else { 50 };
@@ -124,7 +124,7 @@ fn the_arena_is_smaller_than_the_sum_of_its_tensors() {
 fn the_arena_holds_what_is_in_use_and_no_more() {
     let bytes = AlignedBytes::copy_of(&small_model(1, Layout::ByteMask, DType::I8));
     let model = Model::new_checked(&bytes).unwrap();
-    let buffers: Vec<_> = model.arena_buffers().collect();
+    let buffers: Vec<_> = model.arena_buffers(false).collect();
     // Every operator writes to the arena, but for the last, whose output is the model's.
     assert_eq!(buffers.iter().filter(|b| !b.scratch).count(), model.operator_count() - 1);
     assert_eq!(buffers.iter().map(|b| b.offset + b.bytes).max(), Some(model.arena_bytes()));
@@ -139,6 +139,45 @@ fn the_arena_holds_what_is_in_use_and_no_more() {
     let output = buffers.iter().find(|b| !b.scratch && b.first == 0).unwrap();
     let mut readers = (0..model.operator_count()).filter(|&at| model.operator_inputs(at).any(|t| t == 1));
     assert_eq!(Some(output.last), readers.next_back());
+}
+
+#[test]
+fn a_run_in_place_is_a_run() {
+    let bytes = AlignedBytes::copy_of(&in_place_model());
+    let model = Model::new_checked(&bytes).unwrap();
+    let plan = model.in_place().unwrap();
+    assert!(plan.bytes < model.arena_bytes() + model.input_bytes());
+    let mut random = Random(3);
+    for _ in 0..IMAGES {
+        let image: Vec<u8> = (0..model.input_bytes()).map(|_| random.next() as u8).collect();
+        let mut arena: Vec<u32> = (0..model.arena_bytes() / 4).map(|_| random.next()).collect();
+        let mut memory: Vec<u32> = (0..plan.bytes / 4).map(|_| random.next()).collect();
+        let mut outputs = [(); 2].map(|()| vec![0u32; model.output_bytes() / 4]);
+        let [beside, inside] = outputs.each_mut().map(|output| bytemuck::cast_slice_mut::<u32, u8>(output));
+        let mut taps = [(); 2].map(|()| Taps::default());
+        model.run(&image, beside, &mut arena, &mut taps[0]).unwrap();
+        bytemuck::cast_slice_mut(&mut memory)[plan.image.clone()].copy_from_slice(&image);
+        model.run_in_place(&mut memory, inside, &mut taps[1]).unwrap();
+        assert_eq!(inside, beside);
+        assert_eq!(taps[1].0, taps[0].0);
+    }
+}
+
+#[test]
+fn a_run_in_place_takes_a_plan_and_its_memory() {
+    let bytes = AlignedBytes::copy_of(&in_place_model());
+    let model = Model::new_checked(&bytes).unwrap();
+    let plan = model.in_place().unwrap();
+    let mut output = vec![0xA5; model.output_bytes()];
+    let mut memory = vec![0u32; plan.bytes / 4 - 1];
+    let error = model.run_in_place(&mut memory, &mut output, &mut NoObserver).unwrap_err();
+    assert_eq!(error, RunError::Length { argument: "memory", expected: plan.bytes, got: plan.bytes - 4 });
+    // A veto looks at the image twice.
+    let bytes = AlignedBytes::copy_of(&small_model(1, Layout::PixelSums, DType::I8));
+    let model = Model::new_checked(&bytes).unwrap();
+    assert_eq!(model.in_place(), None);
+    let (mut output, mut memory) = (vec![0; model.output_bytes()], vec![0; 10_000]);
+    assert_eq!(model.run_in_place(&mut memory, &mut output, &mut NoObserver), Err(RunError::NotInPlace));
 }
 
 #[test]

@@ -96,9 +96,17 @@ impl Model {
         self.inner.view().float_output()
     }
 
+    /// Arena and image, on a board.
     #[getter]
-    fn arena_bytes(&self) -> usize {
-        self.inner.view().arena_bytes()
+    fn memory_bytes(&self) -> usize {
+        let view = self.inner.view();
+        view.in_place().map_or(view.arena_bytes() + view.input_bytes(), |plan| plan.bytes)
+    }
+
+    /// Whether the image lies in the arena, on a board.
+    #[getter]
+    fn in_place(&self) -> bool {
+        self.inner.view().in_place().is_some()
     }
 
     #[getter]
@@ -172,7 +180,7 @@ impl Model {
 
     /// (name, scratch, offset, bytes, first operator, last operator) of every buffer in the arena.
     fn arena(&self) -> Vec<(&str, bool, usize, usize, usize, usize)> {
-        let buffers = self.inner.view().arena_buffers();
+        let buffers = self.inner.view().arena_buffers(true);
         buffers.map(|b| (b.name, b.scratch, b.offset, b.bytes, b.first, b.last)).collect()
     }
 

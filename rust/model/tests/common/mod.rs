@@ -49,6 +49,33 @@ impl Random {
     }
 }
 
+/// 20 x 16 x 3 u8 -> conv (1-bit weights as sums of pixels, pooled) -> pool -> fc: a model that runs in place.
+pub fn in_place_model() -> Vec<u8> {
+    let mut random = Random(7);
+    let mut builder = Builder::new("in place", "image", DType::U8, Shape::new(20, 16, 3).unwrap());
+    let halves = Window { strides: [2, 2], ..Window::of(2, 2) };
+    let first = OperatorSpec::QbConv2d {
+        weights: random.bits(40 * 25, 3),
+        filters: 40,
+        window: Window { padding: [2; 4], ..Window::of(5, 5) },
+        affine: Affine { mul: 2, add: -255 },
+        channel_adds: vec![],
+        layout: Layout::PixelSums,
+        rules: random.rules(Grid::Channel, 1, 40, 4000),
+        pool: Some(PoolSpec { window: halves, veto: None, invert: Some(random.bits(1, 40)) }),
+    };
+    let a = builder.operator("conv", builder.input(), "a", first).unwrap();
+    let pool = OperatorSpec::BMaxPool2d { window: halves, use_and: None };
+    let b = builder.operator("pool", a, "b", pool).unwrap();
+    let last = OperatorSpec::BbFc {
+        weights: random.bits(33 * 20, 40),
+        units: 33,
+        rules: random.rules(Grid::Channel, 1, 33, 20),
+    };
+    builder.operator("fc", b, "bits", last).unwrap();
+    builder.finish(false).unwrap()
+}
+
 /// 6 x 6 x 3 u8 -> conv (8-bit or 1-bit weights, pooled) -> conv (one-padding, per-element rules) ->
 /// depthwise -> pointwise -> pool -> fc -> fc.
 pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
