@@ -57,7 +57,7 @@ pub enum FormatError {
         field: &'static str,
     },
     /// A field of an operator record is wrong.
-    #[error("operator {index}: field `{field}` is wrong")]
+    #[error("operator {index}: field `{field}` is wrong{}", remedy(field))]
     Operator {
         /// Index of the operator.
         index: usize,
@@ -87,6 +87,15 @@ pub enum FormatError {
         /// Index of the operator.
         index: usize,
     },
+}
+
+/// What to do about a field of an operator, where there is one thing to do.
+fn remedy(field: &str) -> &'static str {
+    match field {
+        // Each version's kernels have scratch of their own.
+        "scratch_bytes" => ": the model was made for the kernels of another version; convert it again",
+        _ => "",
+    }
 }
 
 impl FormatError {
