@@ -142,6 +142,7 @@ fn the_arena_holds_what_is_in_use_and_no_more() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "minutes; the kernel's own tests write over images under Miri")]
 fn a_run_in_place_is_a_run() {
     let bytes = AlignedBytes::copy_of(&in_place_model());
     let model = Model::new_checked(&bytes).unwrap();
