@@ -669,7 +669,8 @@ impl<'a> Walk<'a> {
             if x.is_some_and(|x| x >= class.end) {
                 class = self.class(&class, x.unwrap_or(0), rows);
             }
-            self.shared += move_on(&mut self.window, first_slot);
+            // Modulo 2 to the width of a counter, as all is.
+            self.shared = self.shared.wrapping_add(move_on(&mut self.window, first_slot));
             if let Some(x) = x {
                 self.pixel((y, x), &class, output);
             }
@@ -764,7 +765,7 @@ impl<'a> Walk<'a> {
     /// The bits of pixel (y, x) of the convolution, of a class.
     #[inline(never)]
     fn pixel(&mut self, (y, x): (usize, usize), class: &Class, output: &mut [u32]) {
-        let (less, parity) = (self.shared - (class.products >> 1), class.products as usize & 1);
+        let (less, parity) = (self.shared.wrapping_sub(class.products >> 1), class.products as usize & 1);
         let to = match self.target((y, x)) {
             Targets::Pixel(Some(pixel)) if self.plan.based => pixel * self.plan.pixel_words,
             Targets::Pixel(None) => return,
