@@ -874,6 +874,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 16 } else { 256 }))]
+
         #[test]
         fn numbers_in_lanes_compare_and_subtract_as_numbers_do(
             a in prop::array::uniform32(-500..500i32),

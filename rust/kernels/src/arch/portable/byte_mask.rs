@@ -84,6 +84,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 16 } else { 256 }))]
+
         #[test]
         fn agrees_with_a_byte_loop(pairs in proptest::collection::vec(any::<([u8; 4], [bool; 4])>(), 0..LONGEST)) {
             let bytes: Vec<[u8; 4]> = pairs.iter().map(|p| p.0).collect();

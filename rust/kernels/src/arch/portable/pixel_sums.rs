@@ -102,6 +102,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 16 } else { 256 }))]
+
         #[test]
         fn halves_are_numbers_modulo_65536(a in any::<u32>(), b in any::<u32>()) {
             let each = |f: fn(u16, u16) -> u16| {

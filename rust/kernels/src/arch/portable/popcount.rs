@@ -71,6 +71,8 @@ mod tests {
     use std::vec;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 16 } else { 256 }))]
+
         #[test]
         fn agrees_with_count_ones(words in proptest::collection::vec(any::<u32>(), 0..70)) {
             let expected: u32 = words.iter().map(|w| w.count_ones()).sum();
