@@ -15,7 +15,7 @@ from pathlib import Path
 
 #: Functions, and what their longest straight run does.
 LOOPS = {
-    "vertical::add_blocks": "the beginning of a window and a block of eight picks",
+    "vertical::add_blocks": "a block of four picks and the carries behind it",
     "byte_mask::hits": "64 words of a filter",
     "byte_pairs::hits": "eight weights against four windows",
     "pixel_sums::hits": "16 taps of a filter against eight windows",

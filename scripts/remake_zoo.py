@@ -10,21 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 from cbin_nn.data import cifar10
+from cbin_nn.files import write_atomically
 from cbin_nn.train.export import convert_parameters
 
 ZOO = Path(__file__).resolve().parent.parent / "python" / "cbin_nn" / "zoo"
-
-
-def write(path: Path, data: bytes) -> None:
-    """All of it or nothing."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(data)
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
 
 
 def main() -> None:
@@ -39,8 +31,8 @@ def main() -> None:
         if accuracy != card["accuracy"]:
             sys.exit(f"remake_zoo: {card['name']} has an accuracy of {accuracy}, not {card['accuracy']}")
         card["sha256"] = model.sha256
-        write(path.with_suffix(".cbn"), model.to_bytes())
-        write(path, (json.dumps(card, indent=1) + "\n").encode())
+        model.save(path.with_suffix(".cbn"), overwrite=True)
+        write_atomically(path, (json.dumps(card, indent=1) + "\n").encode(), overwrite=True)
         print(f"{card['name']}: {accuracy}, {model.file_bytes:,} bytes, {model.arena_bytes:,} of arena")
 
 

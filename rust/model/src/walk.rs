@@ -41,7 +41,7 @@ impl Model<'_> {
         arena: &mut [u32],
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        self.walk(Some(input), output, arena, observer, |index, io| operator::run(self, index, io))
+        self.run_on(Some(input), output, arena, observer)
     }
 
     /// Runs the model on the image in `memory`, which is overwritten: rows of the first activation take the place of rows of
@@ -58,7 +58,7 @@ impl Model<'_> {
         output: &mut [u8],
         observer: &mut impl Observer,
     ) -> Result<(), RunError> {
-        self.walk(None, output, memory, observer, |index, io| operator::run(self, index, io))
+        self.run_on(None, output, memory, observer)
     }
 
     /// Runs the model on `input`, or in place: `memory` holds the image then, or else is the arena. What a board calls that
@@ -100,14 +100,16 @@ impl Model<'_> {
         observer: &mut impl Observer,
         mut execute: impl FnMut(usize, Io<'_>) -> Option<()>,
     ) -> Result<(), RunError> {
-        let (argument, expected) = match input {
+        let in_place = match input {
             Some(input) => {
                 exact("input", self.input_bytes(), input.len())?;
                 aligned("input", self.tensor_record(0), input)?;
-                ("arena", self.arena_bytes())
+                None
             }
-            None => ("memory", self.in_place().ok_or(RunError::NotInPlace)?.bytes),
+            None => Some(self.in_place().ok_or(RunError::NotInPlace)?),
         };
+        let (argument, expected) =
+            in_place.as_ref().map_or(("arena", self.arena_bytes()), |plan| ("memory", plan.bytes));
         exact("output", self.output_bytes(), output.len())?;
         aligned("output", self.tensor_record(self.operator_count()), output)?;
         let got = size_of_val(arena);
@@ -120,8 +122,7 @@ impl Model<'_> {
             let target = self.tensor_record(index + 1);
             let mut scratch = words(record.scratch_offset as usize, record.scratch_bytes as usize);
             let mut written = arena_words(target);
-            let image = if index == 0 && argument == "memory" { self.in_place() } else { None };
-            let image_gap = image.map(|plan| {
+            let image_gap = in_place.as_ref().filter(|_| index == 0).map(|plan| {
                 scratch = words(self.image_scratch_offset(), record.scratch_bytes as usize);
                 // The output's memory up to the end of the image.
                 let gap = plan.image.start.wrapping_sub(4 * written.start);

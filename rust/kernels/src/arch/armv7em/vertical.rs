@@ -108,31 +108,34 @@ macro_rules! load {
     };
 }
 
-/// Adds `$a` and `$b` to `$sum`, bit by bit, with the carry in `$carry`; `$a` and r10 are lost.
-macro_rules! carry_save {
-    ($sum:literal, $a:literal, $b:literal, $carry:literal) => {
+/// Adds `$a` and `$b`, or their complements, to `$sum`, bit by bit, with the carry in `$carry`; `$a` and r10 are lost. The
+/// three operations are those of the carry, `($sum op $a) op ((sum of both) op $b)`.
+macro_rules! adder {
+    ([$first:literal, $second:literal, $both:literal], $sum:literal, $a:literal, $b:literal, $carry:literal) => {
         concat!(
             "eor r10, ",
             $sum,
             ", ",
             $a,
             "\n",
-            "and ",
+            $first,
+            " ",
             $a,
             ", ",
             $sum,
             ", ",
             $a,
-            "\n",
-            "eor ",
+            "\neor ",
             $sum,
             ", r10, ",
             $b,
             "\n",
-            "and r10, r10, ",
+            $second,
+            " r10, r10, ",
             $b,
             "\n",
-            "orr ",
+            $both,
+            " ",
             $carry,
             ", ",
             $a,
@@ -141,36 +144,17 @@ macro_rules! carry_save {
     };
 }
 
-/// As [`carry_save`], for the complements of `$a` and `$b`.
+/// Adds two words.
+macro_rules! carry_save {
+    ($($word:literal),+) => {
+        adder!(["and", "and", "orr"], $($word),+)
+    };
+}
+
+/// Adds the complements of two words: two inversions make none in a sum.
 macro_rules! carry_save_not {
-    ($sum:literal, $a:literal, $b:literal, $carry:literal) => {
-        concat!(
-            "eor r10, ",
-            $sum,
-            ", ",
-            $a,
-            "\n",
-            "bic ",
-            $a,
-            ", ",
-            $sum,
-            ", ",
-            $a,
-            "\n",
-            "eor ",
-            $sum,
-            ", r10, ",
-            $b,
-            "\n",
-            "orr r10, r10, ",
-            $b,
-            "\n",
-            "orn ",
-            $carry,
-            ", ",
-            $a,
-            ", r10\n",
-        )
+    ($($word:literal),+) => {
+        adder!(["bic", "orr", "orn"], $($word),+)
     };
 }
 

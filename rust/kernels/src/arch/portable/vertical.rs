@@ -1,7 +1,7 @@
 /*!
 Vertical counters: 32 counts side by side, bit b of all of them in word b.
 
-Adding a word adds its bit l to count l. Eight words are first added up by carry-save adders, like the words of
+Adding a word adds its bit l to count l. Four words are first added up by carry-save adders, like the words of
 [`popcount`](super::popcount), so that one carry ripples through the counter for all of them.
 */
 
