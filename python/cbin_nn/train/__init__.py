@@ -8,6 +8,7 @@ Needs the extra `torch` (`pip install 'cbin-nn[torch]'`).
   `Shift`.
 - `estimators`: `Sign` and the gradients it can have.
 - `optimizers`: `LatentAdam`, `Bop`, `FlipRateAdam`.
+- `variation`: `RowVariation`, what a loss adds for fewer instructions on a board.
 - `recipe`, `trainer`: a training run as configuration; deterministic, resumable, one process or many.
 - `export`: `convert` takes a trained network to a `.cbn` model, exactly.
 """
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .optimizers import Bop, FlipRateAdam, LatentAdam, group_parameters
     from .recipe import Recipe
     from .trainer import Trainer, load_run, predict, train
+    from .variation import RowVariation, row_variation
 
 _HOME = {
     "BinaryConv2d": "layers",
@@ -49,6 +51,7 @@ _HOME = {
     "RPReLU": "layers",
     "RSign": "layers",
     "Recipe": "recipe",
+    "RowVariation": "variation",
     "Shift": "layers",
     "Sign": "estimators",
     "SmallCifar": "models",
@@ -58,6 +61,7 @@ _HOME = {
     "group_parameters": "optimizers",
     "load_run": "trainer",
     "predict": "trainer",
+    "row_variation": "variation",
     "set_binarize": "layers",
     "set_progress": "estimators",
     "to_graph": "export",
@@ -75,6 +79,7 @@ __all__ = [
     "RPReLU",
     "RSign",
     "Recipe",
+    "RowVariation",
     "Shift",
     "Sign",
     "SmallCifar",
@@ -84,6 +89,7 @@ __all__ = [
     "group_parameters",
     "load_run",
     "predict",
+    "row_variation",
     "set_binarize",
     "set_progress",
     "to_graph",

@@ -50,6 +50,10 @@ class Draws:
         flips = torch.randint(0, 2, (count,), generator=generator)
         return cls(order, dy, dx, flips if mirror else torch.zeros_like(flips))
 
+    def to(self, device: torch.device | str) -> Draws:
+        """The same draws on a device."""
+        return Draws(*(draw.to(device) for draw in (self.order, self.dy, self.dx, self.mirror)))
+
 
 def augment(
     images: Tensor, index: Tensor, dy: Tensor, dx: Tensor, mirror: Tensor, *, use_fused: bool = False
@@ -70,7 +74,7 @@ def augment(
     if use_fused:
         return fused.augment(images, index, dy, dx, mirror).permute(0, 3, 1, 2)
     size = images.size(1)
-    row = torch.arange(size)
+    row = torch.arange(size, device=images.device)
     rows = (row + dy[:, None]).clamp(0, size - 1)
     columns = torch.where(mirror[:, None] == 1, size - 1 - row, row) + dx[:, None]
     columns = columns.clamp(0, size - 1)

@@ -50,6 +50,9 @@ class Recipe:
     #: Share of the loss that follows a teacher's logits, softened by `temperature`; needs a teacher.
     distillation: float = 0.0
     temperature: float = 3.0
+    #: Weight in the loss of the share of activations that differ from their left neighbour
+    #: (`cbin_nn.train.RowVariation`): the fewer, the fewer instructions a board takes.
+    variation: float = 0.0
     #: Decay of a moving average of all parameters that is evaluated and kept beside them; 0 is none.
     ema: float = 0.0
     #: Recompute the BatchNorms' statistics at the end, over this many images without augmentation; 0 leaves
@@ -67,6 +70,7 @@ class Recipe:
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("label_smoothing", "distillation"):
             self._check(name, 0 <= getattr(self, name) <= 1, "0 to 1")
+        self._check("variation", math.isfinite(self.variation) and self.variation >= 0, "0 or more")
         self._check("ema", 0 <= self.ema < 1, "0 to below 1")
         for name in ("lr", "temperature"):
             self._check(name, math.isfinite(getattr(self, name)) and getattr(self, name) > 0, "above 0")

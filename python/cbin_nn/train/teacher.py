@@ -62,7 +62,7 @@ def train_teacher(
     torch.manual_seed(seed)
     model = Teacher(classes=int(np.max(labels)) + 1).to(device)
     torch.random.set_rng_state(state)
-    pixels = torch.from_numpy(np.ascontiguousarray(images))
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
     truth = torch.from_numpy(np.asarray(labels).astype(np.int64)).to(device)
     batch = min(_BATCH, len(images))
     steps = len(images) // batch
@@ -76,7 +76,7 @@ def train_teacher(
     )
     model.train()
     for epoch in range(epochs):
-        draws = Draws.of_epoch(seed, epoch, len(images), _SHIFT)
+        draws = Draws.of_epoch(seed, epoch, len(images), _SHIFT).to(device)
         for k in range(steps):
             done, total = epoch * steps + k, epochs * steps
             for group in optimizer.param_groups:
@@ -108,12 +108,13 @@ def teacher_logits(
         float32 `[N, 2, classes]`.
     """
     model.eval()
-    pixels = torch.from_numpy(np.ascontiguousarray(images))
+    device = next(model.parameters()).device
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
     sides: list[Tensor] = []
     for mirror in (0, 1):
         parts = []
         for start in range(0, len(images), batch):
-            index = torch.arange(start, min(start + batch, len(images)))
+            index = torch.arange(start, min(start + batch, len(images)), device=device)
             fill = torch.ones_like(index)
             crops = [
                 _logits(model, augment(pixels, index, fill * dy, fill * dx, fill * mirror))
