@@ -13,7 +13,8 @@ def words(bits: int) -> int:
 
 
 def sums(kernel: int, inputs: int, filters: int) -> int:
-    return 4 + kernel * 2 ** (inputs - 1) * (kernel + 3) + 2 * filters + math.ceil(inputs * (kernel + 7) / 4)
+    patterns = 2 ** (inputs - 1) + (kernel > 1)
+    return 4 + kernel * patterns * (kernel + 3) + 2 * filters + math.ceil(inputs * (kernel + 7) / 4)
 
 
 def lanes(kernel: int, inputs: int, filters: int, classes: int) -> int:

@@ -65,7 +65,7 @@ impl<'a> PairLayer<'a> {
     /// Bytes that the image must begin behind the beginning of the output, where the output may overwrite rows of the image
     /// that are done with.
     pub(crate) fn image_gap(&self) -> usize {
-        gap(self.layer, 1)
+        gap(self.layer)
     }
 
     /// # Errors

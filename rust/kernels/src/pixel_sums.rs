@@ -8,20 +8,22 @@ it or takes it away:
 ```text
 table   four words of 0, then [kernel row][pattern][kernel width + 3], a word a column
 word    the sums of the pixels of column p and of column p + 4: of windows j and j + 4 of the segment
-pattern bit c - 1 is set where the sign of channel c is another than that of channel 0
+pattern bit c - 1 is set where the sign of channel c is another than that of channel 0; one more, where there is a row
+        above, is the sum of pattern 0 of this row and of that one
 ```
 
-So the four words from a tap's column on are the sums of eight windows. What a byte means, `mul * q + add`, is part of the
+So the four words from a tap's column on are the sums of eight windows. The last pattern is for two taps at once, one above the other,
+with all their weights alike: trained filters have many of those, as images are more grey than coloured and smooth. What a byte means, `mul * q + add`, is part of the
 table, and a tap outside the image is 0 there: borders cost nothing. All sums are 16 bits: `sum_walk` runs what fits them.
 
-A filter in this layout is a word with two numbers and then `taps / 2 + 1` words of two offsets, in bytes, the low half first:
-a list of the taps whose channel 0 is +1, and one of the others, each in ascending order. A list ends at a word; what it lacks,
-it has at its beginning, as offsets of 0, where the table is 0: at most one of them in the first list, all others in the second.
-A lone one, which makes the low half of a list's first word, is none of the list's offsets.
+A filter in this layout is a word with three numbers and then `taps / 2 + 1` words of two offsets, in bytes, the low half first:
+a list of the taps whose channel 0 is +1, and one of the others, each in ascending order of taps, two taps where the lower is. The lists end
+at the last word, and each begins at a word, in the high half where its offsets are odd in number: the low half is 0 then, and so are the words
+before the lists.
 
 ```text
-word 0      offsets of the second list, offsets of the first list << 16
-word 1 on   first list, second list
+word 0      bytes between this word and the first list, offsets of the second list << 8, offsets of the first list << 16
+word 1 on   0, first list, second list
 ```
 */
 
@@ -37,6 +39,8 @@ pub(crate) const SEGMENT: usize = 8;
 pub(crate) const SEGMENT_WORDS: usize = SEGMENT / 2;
 /// Most input channels.
 pub(crate) const MAX_CHANNELS: usize = 4;
+/// Most taps: the words that a filter leaves are counted in a byte, and so are the offsets of a list.
+const MAX_TAPS: usize = 248;
 
 /// What the layout of weights depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,16 +50,12 @@ pub struct SumShape {
 }
 
 impl SumShape {
-    /// The layout of filters of `kernel` taps on `channels` channels; `None` where there is none: beyond four channels,
-    /// or where the table's offsets would not fit 16 bits.
+    /// The layout of filters of `kernel` taps on `channels` channels; `None` where there is none: beyond four channels or
+    /// 248 taps.
     pub fn new(kernel: [usize; 2], channels: usize) -> Option<Self> {
-        let shape = Self { kernel, channels };
-        let largest = 1 << 16;
         let fits = (1..=MAX_CHANNELS).contains(&channels)
-            && kernel.iter().all(|side| (1..largest).contains(side))
-            && kernel[0].checked_mul(kernel[1])? < largest
-            && shape.table_words() <= largest / 4;
-        fits.then_some(shape)
+            && (1..=MAX_TAPS).contains(&kernel[0].checked_mul(kernel[1])?);
+        fits.then_some(Self { kernel, channels })
     }
 
     pub(crate) fn of(geometry: &Conv2dGeometry) -> Option<Self> {
@@ -75,13 +75,19 @@ impl SumShape {
         self.kernel[0]
     }
 
+    /// Patterns of one tap.
     fn patterns(&self) -> usize {
         1 << (self.channels - 1)
     }
 
+    /// Words of a table's row that are of one tap.
+    pub(crate) fn single_words(&self) -> usize {
+        self.patterns() * self.columns()
+    }
+
     /// Words of a table's row.
     pub(crate) fn row_words(&self) -> usize {
-        self.patterns() * self.columns()
+        self.single_words() + if self.kernel[0] > 1 { self.columns() } else { 0 }
     }
 
     pub(crate) fn columns(&self) -> usize {
@@ -92,22 +98,54 @@ impl SumShape {
         SEGMENT_WORDS + self.kernel[0] * self.row_words()
     }
 
+    /// The offsets of a filter, in order of the taps, and the list of each.
+    fn offsets(&self, packed: &[u32]) -> impl Iterator<Item = (usize, usize)> {
+        let (width, all) = (self.kernel[1], (1u32 << self.channels) - 1);
+        let is_grey = move |pixel: u32| pixel & all == 0 || pixel & all == all;
+        // Runs of like taps in a column go in twos, from the top.
+        let is_lower = move |tap: usize| {
+            let like = (1..=tap / width).take_while(|up| packed[tap - up * width] & all == packed[tap] & all);
+            is_grey(packed[tap]) && like.count() % 2 == 1
+        };
+        let is_upper = move |tap: usize| tap + width < packed.len() && is_lower(tap + width);
+        packed.iter().enumerate().filter(move |&(tap, _)| !is_upper(tap)).map(move |(tap, &pixel)| {
+            let (list, differing) = if pixel & 1 == 1 { (0, !pixel) } else { (1, pixel) };
+            let pattern = match is_lower(tap) {
+                true => self.patterns(),
+                false => (differing >> 1) as usize & (self.patterns() - 1),
+            };
+            (list, self.offset(tap, pattern))
+        })
+    }
+
     /// Where the sums of a tap and pattern begin in the table, in bytes.
     fn offset(&self, tap: usize, pattern: usize) -> usize {
         let (row, column) = (tap / self.kernel[1], tap % self.kernel[1]);
         4 * (SEGMENT_WORDS + row * self.row_words() + pattern * self.columns() + column)
     }
 
-    /// The pattern of the sum that begins at `offset`, where it is one of `tap`.
-    fn pattern(&self, tap: usize, offset: usize) -> Option<usize> {
-        (0..self.patterns()).find(|&pattern| self.offset(tap, pattern) == offset)
+    /// What `offset` names: the lower tap, the pattern, and how many taps; `None` where it is no offset of a sum.
+    fn named(&self, offset: usize) -> Option<(usize, usize, usize)> {
+        let word = (offset / 4).checked_sub(SEGMENT_WORDS).filter(|_| offset.is_multiple_of(4))?;
+        let (row, word) = (word / self.row_words(), word % self.row_words());
+        let (pattern, column) = (word / self.columns(), word % self.columns());
+        if row >= self.kernel[0] || column >= self.kernel[1] {
+            return None;
+        }
+        let tap = row * self.kernel[1] + column;
+        match pattern < self.patterns() {
+            true => Some((tap, pattern, 1)),
+            false => (row > 0).then_some((tap, 0, 2)),
+        }
     }
 
     /// Whether a filter's weight of `tap` and `channel` is +1.
     pub(crate) fn weight_is_plus(&self, filter: &[u32], tap: usize, channel: usize) -> bool {
         for (list, offsets) in self.lists(filter).into_iter().enumerate() {
             for at in offsets {
-                if let Some(pattern) = self.pattern(tap, offset_at(filter, at)) {
+                if let Some((lower, pattern, taps)) = self.named(offset_at(filter, at))
+                    && (lower == tap || taps == 2 && lower == tap + self.kernel[1])
+                {
                     let differs = channel > 0 && pattern >> (channel - 1) & 1 == 1;
                     return (list == 0) != differs;
                 }
@@ -121,51 +159,63 @@ impl SumShape {
     fn lists(&self, filter: &[u32]) -> [Range<usize>; 2] {
         let end = 2 * (self.filter_words() - 1);
         let [first, second] = list_lengths(filter).map(|length| length.min(end));
-        let split = first.next_multiple_of(2).min(end);
-        [split - first.min(split)..split, end - second.min(end - split)..end]
+        let second = end - second..end;
+        let split = second.start - second.start % 2;
+        [split - first.min(split)..split, second]
     }
 
     /// Each tap once, in order, and 0 for the rest.
     pub(crate) fn check_contents(&self, weights: &[u32]) -> Result<(), ArgumentError> {
         let error = ArgumentError::Value { argument: "weights" };
         for filter in weights.chunks_exact(self.filter_words()) {
-            if !self.fills(filter) {
+            let lists = self.lists(filter);
+            let is_listed = |at: &usize| lists.iter().any(|list| list.contains(at));
+            let mut others = (0..2 * (self.filter_words() - 1)).filter(|at| !is_listed(at));
+            if !self.fills(filter) || others.any(|at| offset_at(filter, at) != 0) {
                 return Err(error);
             }
-            // Zeros are left out: no tap begins there.
-            let is_zero = |at: &usize| offset_at(filter, *at) == 0;
-            let mut lists = self.lists(filter);
-            let zeros = lists.clone().map(|list| list.take_while(is_zero).count());
-            for (list, zeros) in lists.iter_mut().zip(zeros) {
-                list.start += zeros;
+            // Bits of taps that were named.
+            let mut seen = [0u32; MAX_TAPS.div_ceil(32)];
+            for list in lists {
+                let mut next = 0;
+                for at in list {
+                    let (lower, _, taps) = self.named(offset_at(filter, at)).ok_or(error)?;
+                    for tap in [lower, lower.wrapping_sub(self.kernel[1])].into_iter().take(taps) {
+                        let (word, bit) = (&mut seen[tap / 32], 1 << (tap % 32));
+                        if *word & bit != 0 {
+                            return Err(error);
+                        }
+                        *word |= bit;
+                    }
+                    if lower < next {
+                        return Err(error);
+                    }
+                    next = lower + 1;
+                }
             }
-            let count: usize = lists.iter().map(Range::len).sum();
-            let lone_ones = (0..2 * (self.filter_words() - 1))
-                .filter(|at| lists.iter().all(|list| !list.contains(at)))
-                .all(|at| is_zero(&at));
-            if zeros[0] > 0 || ![0, 2].contains(&zeros[1]) || count != self.taps() || !lone_ones {
+            if seen.iter().map(|word| word.count_ones() as usize).sum::<usize>() != self.taps() {
                 return Err(error);
-            }
-            for tap in 0..self.taps() {
-                let is_next = |list: &&mut Range<usize>| {
-                    list.start < list.end && self.pattern(tap, offset_at(filter, list.start)).is_some()
-                };
-                lists.iter_mut().find(is_next).ok_or(error)?.start += 1;
             }
         }
         Ok(())
     }
 
-    /// Whether the lists fill a filter's words.
+    /// Whether a filter's words are those before the lists and those of the lists.
     fn fills(&self, filter: &[u32]) -> bool {
         let words = list_lengths(filter).map(|length| length.div_ceil(2));
-        words[0] + words[1] == self.filter_words() - 1
+        4 * (words[0] + words[1]) + bytes_before(filter) == 4 * (self.filter_words() - 1)
+            && filter[0] >> 24 == 0
     }
 }
 
 /// Offsets of both lists of a filter.
 fn list_lengths(filter: &[u32]) -> [usize; 2] {
-    [filter[0] >> 16, filter[0] & 0xFFFF].map(|length| length as usize)
+    [filter[0] >> 16 & 0xFF, filter[0] >> 8 & 0xFF].map(|length| length as usize)
+}
+
+/// Bytes between a filter's first word and its lists.
+fn bytes_before(filter: &[u32]) -> usize {
+    (filter[0] & 0xFF) as usize
 }
 
 /// Offset `at` of a filter.
@@ -210,9 +260,9 @@ impl<'a> SumFilters<'a> {
     /// The offsets of both lists of each filter, lone offsets of 0 included.
     #[cfg_attr(cbin_dsp, allow(dead_code))]
     pub(crate) fn lists(self) -> impl Iterator<Item = (&'a [u32], &'a [u32])> {
-        self.weights
-            .chunks_exact(self.shape.filter_words())
-            .map(|filter| filter[1..].split_at(list_lengths(filter)[0].div_ceil(2)))
+        self.weights.chunks_exact(self.shape.filter_words()).map(|filter| {
+            filter[1 + bytes_before(filter) / 4..].split_at(list_lengths(filter)[0].div_ceil(2))
+        })
     }
 }
 
@@ -228,17 +278,15 @@ pub fn to_sums(shape: &SumShape, packed: &[u32], sums: &mut [u32]) -> Result<(),
     for (packed, filter) in packed.chunks_exact(shape.taps()).zip(sums.chunks_exact_mut(shape.filter_words()))
     {
         let end = 2 * (shape.filter_words() - 1);
-        let first = packed.iter().filter(|pixel| **pixel & 1 == 1).count();
-        let split = first.next_multiple_of(2);
-        // All but a lone offset of 0.
-        let second = end - split - (shape.taps() - first) % 2;
-        filter[0] = (first << 16 | second) as u32;
-        let mut next = [split - first, end - (shape.taps() - first)];
-        for (tap, pixel) in packed.iter().enumerate() {
-            let (list, differing) = if pixel & 1 == 1 { (0, !pixel) } else { (1, *pixel) };
-            let pattern = (differing >> 1) as usize & (shape.patterns() - 1);
+        let count = |list| shape.offsets(packed).filter(|&(of, _)| of == list).count();
+        let [first, second] = [count(0), count(1)];
+        let split = end - second.next_multiple_of(2);
+        let before = 4 * (split - first.next_multiple_of(2)) / 2;
+        filter[0] = (first << 16 | second << 8 | before) as u32;
+        let mut next = [split - first, end - second];
+        for (list, offset) in shape.offsets(packed) {
             let at = next[list];
-            filter[1 + at / 2] |= (shape.offset(tap, pattern) as u32) << (16 * (at % 2));
+            filter[1 + at / 2] |= (offset as u32) << (16 * (at % 2));
             next[list] += 1;
         }
     }

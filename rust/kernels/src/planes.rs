@@ -56,19 +56,45 @@ impl<'a> Planes<'a> {
     }
 }
 
-/// Bytes that an image must begin behind the beginning of the output, a multiple of 4, if `band` rows of the output are
-/// written while the rows of the image that the first of them needs are still read.
-pub(crate) fn gap(layer: &ConvLayer<'_>, band: usize) -> usize {
+/// Bytes from the beginning of the output to the end of its row `end - 1`, less those of the image before the first row that row
+/// `first` of the output is made of: as far behind the output an image must begin that is still read for row `first` when the
+/// others are written.
+fn needed(layer: &ConvLayer<'_>, first: usize, end: usize) -> usize {
     let (input, out, sliding) = (layer.geometry.input(), layer.output(), layer.geometry.sliding());
     let pool = pool_of(layer);
     let (out_row, in_row) = (4 * out.width() * out.pixel_words(), input.width() * input.channels());
-    let gap = |first: usize| {
-        let end = (first + band).min(out.height());
-        let conv_row = (first * pool.window().strides[0]).saturating_sub(pool.window().padding[0]);
-        let read = (conv_row * sliding.window().strides[0]).saturating_sub(sliding.window().padding[0]);
-        (end * out_row).saturating_sub(read.min(input.height()) * in_row)
-    };
-    (0..out.height()).step_by(band).map(gap).max().unwrap_or(0).next_multiple_of(4)
+    let conv_row = (first * pool.window().strides[0]).saturating_sub(pool.window().padding[0]);
+    let read = (conv_row * sliding.window().strides[0]).saturating_sub(sliding.window().padding[0]);
+    (end * out_row).saturating_sub(read.min(input.height()) * in_row)
+}
+
+/// The end of the longest band of output rows that begins with row `first`, where all of it is written while what the first row is
+/// made of is still read: of an image that begins `distance` bytes behind the output.
+pub(crate) fn band_end(layer: &ConvLayer<'_>, distance: usize, first: usize) -> usize {
+    (first..layer.output().height()).take_while(|last| needed(layer, first, last + 1) <= distance).count()
+        + first
+}
+
+/// Bytes that an image must begin behind the beginning of the output at least, a multiple of 4: bands of one row.
+pub(crate) fn gap(layer: &ConvLayer<'_>) -> usize {
+    let rows = 0..layer.output().height();
+    rows.map(|row| needed(layer, row, row + 1)).max().unwrap_or(0).next_multiple_of(4)
+}
+
+/// As [`gap`], for bands of `rows` rows or more, but for the last.
+pub(crate) fn preferred_gap(layer: &ConvLayer<'_>, rows: usize) -> usize {
+    let (mut distance, mut first, height) = (gap(layer), 0, layer.output().height());
+    while first < height {
+        let end = band_end(layer, distance, first);
+        let least = (first + rows).min(height);
+        if end < least {
+            // Bands before become longer, too.
+            (distance, first) = (needed(layer, first, least).next_multiple_of(4), 0);
+        } else {
+            first = end;
+        }
+    }
+    distance
 }
 
 /// The output's pixels as windows on the convolution's; where nothing is pooled, of one pixel.

@@ -309,6 +309,14 @@ impl<'a> QbConv2d<'a> {
         }
     }
 
+    /// As [`image_gap`](Self::image_gap), with some rows more in between: few instructions more than with the image apart.
+    pub fn preferred_image_gap(&self) -> Option<usize> {
+        match self.weights {
+            Weights::PixelSums(sums) => self.summed(sums)?.preferred_image_gap(),
+            Weights::Packed(_) | Weights::ByteMask(_) => None,
+        }
+    }
+
     /// As [`optimized`](Self::optimized), with the output over the image: `memory` begins with the output, and holds the
     /// image from byte `gap` on, at least [`image_gap`](Self::image_gap). Rows of the output overwrite rows of the image that
     /// are done with.

@@ -10,16 +10,17 @@ cleared, at the pixels of a segment is passed over: that makes the cost depend o
 */
 
 use crate::ArgumentError;
-use crate::arch::{copy_rows, move_down, signed_sums, sum_hits};
+use crate::arch::{add_rows, copy_rows, move_down, signed_sums, sum_hits};
 use crate::bytes::Affine;
 use crate::conv::ConvLayer;
 use crate::pixel_sums::{MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters, SumShape};
-use crate::planes::{Planes, gap, pool_of};
+use crate::planes::{Planes, band_end, gap, pool_of, preferred_gap};
 use crate::rule::{Grid, Rules};
 use crate::shape::Sliding;
 
-/// Rows of the output in a band, where the output lies over the image: each band takes four or so rows of a table more.
-const BAND: usize = 6;
+/// Rows of the output that each band but the last has, or more, where the output lies over the image as far as is preferred: a
+/// band takes four or so rows of a table more.
+const BAND: usize = 3;
 
 /// A layer of tables that fits 16 bits.
 pub(crate) struct SumLayer<'a> {
@@ -74,14 +75,19 @@ impl<'a> SumLayer<'a> {
         SumFilters::new(self.shape, self.weights)
     }
 
-    /// Bytes that the image must begin behind the beginning of the output, where the output may overwrite rows of the image
-    /// that are done with, for bands that cost little. `None` where an image is read more than once, or rows of the pool overlap.
+    /// Bytes that the image must begin behind the beginning of the output, at least, where the output may overwrite rows of the
+    /// image that are done with. `None` where an image is read more than once, or rows of the pool overlap.
     pub(crate) fn image_gap(&self) -> Option<usize> {
         let pool = pool_of(self.layer);
         let pool = pool.window();
         let is_tiled = pool.kernel[0] == pool.strides[0] && pool.padding[0] == 0 && pool.dilation[0] == 1;
         let has_veto = self.layer.pool.as_ref().is_some_and(|pool| pool.veto().is_some());
-        (is_tiled && !has_veto).then(|| gap(self.layer, BAND))
+        (is_tiled && !has_veto).then(|| gap(self.layer))
+    }
+
+    /// As [`image_gap`](Self::image_gap), for bands that cost little.
+    pub(crate) fn preferred_image_gap(&self) -> Option<usize> {
+        self.image_gap().map(|_| preferred_gap(self.layer, BAND))
     }
 
     /// # Errors
@@ -112,21 +118,20 @@ impl<'a> SumLayer<'a> {
         scratch: &mut [u32],
     ) -> Result<(), ArgumentError> {
         let planes = Planes::over_image(self.layer, memory, distance)?;
-        let fits = |&band: &usize| gap(self.layer, band) <= distance;
-        let band = (1..=self.layer.output().height()).rev().find(fits);
-        let Some(band) = band.filter(|_| self.image_gap().is_some()) else {
+        if self.image_gap().is_none_or(|least| distance < least) {
             return Err(ArgumentError::Value { argument: "gap" });
-        };
-        self.run(filters, planes, band, line, scratch);
+        }
+        self.run(filters, planes, distance, line, scratch);
         Ok(())
     }
 
-    /// Runs in bands of `band` rows of the output.
+    /// Runs in bands of as many rows of the output as an image allows that begins `distance` bytes behind the output, at
+    /// least [`image_gap`](Self::image_gap).
     fn run(
         &self,
         filters: SumFilters<'a>,
         planes: Planes<'_>,
-        band: usize,
+        distance: usize,
         line: &mut [[u8; 4]],
         scratch: &mut [u32],
     ) {
@@ -151,12 +156,15 @@ impl<'a> SumLayer<'a> {
         self.prepare(&layer.rules, intervals);
         // Rows of the convolution that a row of the output is made of, where bands are short of all.
         let rows = walk.pool.window().strides[0];
-        for first in (0..out.height()).step_by(band.min(out.height())) {
-            let end = first.saturating_add(band).min(out.height());
+        let mut first = 0;
+        while first < out.height() {
+            // The gap allows one row.
+            let end = band_end(layer, distance, first).max(first + 1);
             let row = out.width() * out.pixel_words();
             walk.planes.memory[first * row..end * row].fill(0);
-            let end = if end == out.height() { usize::MAX } else { end * rows };
-            walk.pass(intervals, (first * rows, end), 0);
+            let last = if end == out.height() { usize::MAX } else { end * rows };
+            walk.pass(intervals, (first * rows, last), 0);
+            first = end;
         }
         let Some(pool) = &layer.pool else { return };
         if let Some(veto) = pool.veto() {
@@ -301,15 +309,20 @@ impl Walk<'_> {
         move_down(&mut self.table[SEGMENT_WORDS..], new * row_words);
         for row in rows - new..rows {
             let from = (y * window.strides[0] + row * window.dilation[0]).wrapping_sub(window.padding[0]);
-            self.add_up(SEGMENT_WORDS + row * row_words, from, x);
+            let at = SEGMENT_WORDS + row * row_words;
+            self.add_up(at, from, x);
+            if row > 0 {
+                let singles = self.of.shape.single_words();
+                add_rows(&mut self.table[at - row_words..at + row_words], singles, self.of.shape.columns());
+            }
         }
     }
 
-    /// A row of the table from word `at` on: the signed sums of row `y` of the image, from the first column of window `x`
-    /// on.
+    /// A row of the table from word `at` on, but for sums of two rows: the signed sums of row `y` of the image, from the
+    /// first column of window `x` on.
     fn add_up(&mut self, at: usize, y: usize, x: usize) {
         let (shape, columns) = (*self.of.layer.geometry.input(), self.of.shape.columns());
-        let sums = &mut self.table[at..at + self.of.shape.row_words()];
+        let sums = &mut self.table[at..at + self.of.shape.single_words()];
         if y >= shape.height() {
             return sums.fill(0);
         }

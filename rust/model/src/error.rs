@@ -65,7 +65,7 @@ pub enum FormatError {
         field: &'static str,
     },
     /// An operator's shapes or parameters do not fit together.
-    #[error("operator {index}: {error}")]
+    #[error("operator {index}: {error}{}", remedy_of(error))]
     Argument {
         /// Index of the operator.
         index: usize,
@@ -94,6 +94,15 @@ fn remedy(field: &str) -> &'static str {
     match field {
         // Each version's kernels have scratch of their own.
         "scratch_bytes" => ": the model was made for the kernels of another version; convert it again",
+        _ => "",
+    }
+}
+
+/// As [`remedy`], for what a kernel objects to.
+fn remedy_of(error: &ArgumentError) -> &'static str {
+    match error {
+        // Layouts are a version's own, too.
+        ArgumentError::Value { argument: "weights" } => remedy("scratch_bytes"),
         _ => "",
     }
 }

@@ -137,6 +137,12 @@ pub(crate) trait Family<'a>: Sized {
         None
     }
 
+    /// As `image_gap`, as many as cost few instructions more.
+    #[cfg(feature = "alloc")]
+    fn preferred_image_gap(&self) -> Option<usize> {
+        self.image_gap()
+    }
+
     /// Whether the operator writes elements of `dtype`.
     fn writes(&self, dtype: DType) -> bool {
         dtype == DType::Bits
@@ -184,10 +190,10 @@ impl<'a> Operator<'a> {
         each!(self, operator => Family::scratch_bytes(operator))
     }
 
-    /// Bytes that the input must begin behind the output where the output may overwrite it.
+    /// Bytes that the input had better begin behind the output where the output may overwrite it.
     #[cfg(feature = "alloc")]
-    pub(crate) fn image_gap(&self) -> Option<usize> {
-        each!(self, operator => Family::image_gap(operator))
+    pub(crate) fn preferred_image_gap(&self) -> Option<usize> {
+        each!(self, operator => Family::preferred_image_gap(operator))
     }
 
     /// Scans weights and rules for what lengths don't tell.
@@ -308,6 +314,11 @@ impl<'a> Family<'a> for QbConv2d<'a> {
 
     fn image_gap(&self) -> Option<usize> {
         Self::image_gap(self)
+    }
+
+    #[cfg(feature = "alloc")]
+    fn preferred_image_gap(&self) -> Option<usize> {
+        Self::preferred_image_gap(self)
     }
 
     fn check_contents(&self) -> Result<(), ArgumentError> {

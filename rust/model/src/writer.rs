@@ -886,7 +886,7 @@ fn tail_views<'s>(
 /// Output shape, scratch bytes and image gap of an operator whose parameters are in order.
 fn measure(operator: &Operator<'_>) -> Result<(Shape, usize, Option<usize>), ArgumentError> {
     operator.check_contents()?;
-    Ok((*operator.output(), operator.scratch_bytes(), operator.image_gap()))
+    Ok((*operator.output(), operator.scratch_bytes(), operator.preferred_image_gap()))
 }
 
 fn image_shape(shape: &Shape) -> [u32; 4] {

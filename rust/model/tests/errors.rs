@@ -381,6 +381,9 @@ fn codes_and_slugs_are_stable_and_different() {
     assert_eq!(table.iter().map(|row| row.2).collect::<BTreeSet<_>>().len(), table.len());
     let old = FormatError::Operator { index: 1, field: "scratch_bytes" }.to_string();
     assert!(old.ends_with("made for the kernels of another version; convert it again"), "{old}");
+    let error = ArgumentError::Value { argument: "weights" };
+    let old = FormatError::Argument { index: 1, error }.to_string();
+    assert!(old.ends_with("made for the kernels of another version; convert it again"), "{old}");
     let run = RunError::Operator { index: 2 };
     assert!(run.to_string().starts_with("operator 2 failed"));
 }

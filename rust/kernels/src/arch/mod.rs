@@ -18,14 +18,14 @@ mod x86_64;
 
 #[cfg(cbin_dsp)]
 pub(crate) use armv7em::{
-    add_list, add_planes, byte_distance, byte_dot, byte_hits, column_changes, copy_rows, inside, move_down,
-    move_on, pair_hits, picks, segment_changes, signed_sums, sum_hits, transpose, widen,
+    add_list, add_planes, add_rows, byte_distance, byte_dot, byte_hits, column_changes, copy_rows, inside,
+    move_down, move_on, pair_hits, picks, segment_changes, signed_sums, sum_hits, transpose, widen,
 };
 pub(crate) use portable::{Moving, Pairs, SLOTS, compare, counter_words};
 #[cfg(not(cbin_dsp))]
 pub(crate) use portable::{
-    add_list, add_planes, byte_distance, byte_dot, byte_hits, column_changes, copy_rows, inside, move_down,
-    move_on, pair_hits, picks, segment_changes, signed_sums, sum_hits, transpose, widen,
+    add_list, add_planes, add_rows, byte_distance, byte_dot, byte_hits, column_changes, copy_rows, inside,
+    move_down, move_on, pair_hits, picks, segment_changes, signed_sums, sum_hits, transpose, widen,
 };
 pub(crate) use portable::{byte_dot_wide, bytes_of, differing, differing_inside};
 

@@ -62,6 +62,33 @@ pub(crate) fn signed_sums(
     unsafe { sums_of_three(line.as_ptr(), sums.as_mut_ptr(), columns, &factors) }
 }
 
+/// See the portable function of this name.
+pub(crate) fn add_rows(rows: &mut [u32], to: usize, count: usize) {
+    let row = rows.len() / 2;
+    assert!(count <= to && to + count <= row);
+    let Some(count) = core::num::NonZero::new(count) else { return };
+    let above = rows.as_mut_ptr();
+    // SAFETY: `count` words from 0, from `row` and from `row + to` on are inside `rows`, and the last are none of the others.
+    unsafe {
+        asm!(
+            "2:",
+            "ldr r3, [{above}], #4",
+            "ldr r4, [{below}], #4",
+            "sadd16 r3, r3, r4",
+            "subs {count}, #1",
+            "str r3, [{to}], #4",
+            "bne 2b",
+            count = inout(reg) count.get() => _,
+            above = inout(reg) above => _,
+            below = inout(reg) above.add(row) => _,
+            to = inout(reg) above.add(row + to) => _,
+            out("r3") _,
+            out("r4") _,
+            options(nostack),
+        );
+    }
+}
+
 /// The value of a channel of the pixel at r0 and of the one behind the next three, in `$value`.
 macro_rules! value {
     ($value:literal, $load:literal, $high:literal, $add:literal) => {
@@ -328,13 +355,14 @@ unsafe extern "C" fn hits(
         "bcs.w 8f",
         "ldr r2, [r1], #4",
         "ldr r4, [r12]",
+        "uxtab r1, r1, r2",
         "ubfx r8, r2, #16, #{bits}",
         "mov r5, r4",
         "mov r6, r4",
         "mov r7, r4",
         list!("sadd16", "subs r2, r2, #{round}"),
+        "ubfx r2, r2, #8, #8",
         "and r8, r2, #{unrolled} - 1",
-        "uxth r2, r2",
         list!("ssub16", "subs r2, r2, #{unrolled}"),
         // The top bit of a half of (sum + 2^16 - count) / 2 is the carry.
         "ldr r8, [r12, #4]",

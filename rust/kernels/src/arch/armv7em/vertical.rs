@@ -9,7 +9,7 @@ one's word of weight 4 waits in a register for the second's, of every four a wor
 use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
 
-use super::super::portable::{Bits, COUNTER_WORDS, Column, Moving, PICK_BLOCK, segment_pick, segment_rows};
+use super::super::portable::{Bits, COUNTER_WORDS, Column, Moving, PICK_BLOCK, SegmentEdges};
 use crate::bits::lane_mask;
 use crate::lanes::LaneShape;
 
@@ -668,6 +668,7 @@ pub(crate) fn segment_changes(
         assert!(rows.0 < rows.1 && (rows.1 - 1 - rows.0) * step + mask.len() <= words.len());
     }
     let (base, zero) = (list.as_mut_ptr(), shape.segment_weights(segment) as u8);
+    let edges = SegmentEdges::new(shape, segment);
     let mut task = Changes {
         with: columns[0].0.as_ptr(),
         without: columns[1].0.as_ptr(),
@@ -684,14 +685,14 @@ pub(crate) fn segment_changes(
     for (count, [with, without]) in counts.iter_mut().zip([columns, [columns[1], columns[0]]]) {
         let begin = task.list;
         for (word, &mask) in mask.iter().enumerate() {
-            let (first, end) = segment_rows(shape, segment, word, rows);
+            let (first, end) = edges.rows(word, rows);
             if first >= end {
                 continue;
             }
             let at = |(words, step): Column<'_>| words.as_ptr().wrapping_add((first - rows.0) * step + word);
             (task.with, task.without) = (at(with), at(without));
             (task.with_step, task.without_step) = (4 * with.1, 4 * without.1);
-            (task.rows, task.first) = (end - first, segment_pick(shape, segment, first, word).into());
+            (task.rows, task.first) = (end - first, edges.pick(first, word).into());
             (task.bits.mask, task.bits.all) = (mask, lane_mask(shape.channels(), word));
             // SAFETY: both columns hold those words of those rows, at least one; in the end a bit of a word of the segment is
             // listed once at most, as none is both set and not, each in a byte, with a block's filling, for which the list has room.

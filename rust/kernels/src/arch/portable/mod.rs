@@ -16,10 +16,10 @@ pub(crate) fn bytes_of(words: &[u32]) -> &[u8] {
 
 pub(crate) use byte_mask::{byte_distance, byte_dot, byte_dot_wide, byte_hits, copy_rows};
 pub(crate) use byte_pairs::{Pairs, SLOTS, pair_hits, widen};
-pub(crate) use pixel_sums::{move_down, signed_sums, sum_hits};
+pub(crate) use pixel_sums::{add_rows, move_down, signed_sums, sum_hits};
 pub(crate) use popcount::{differing, differing_inside};
 #[allow(unused_imports, reason = "for another folder")]
-pub(crate) use vertical::{Bits, COUNTER_WORDS, Column, PICK_BLOCK, segment_pick, segment_rows};
+pub(crate) use vertical::{Bits, COUNTER_WORDS, Column, PICK_BLOCK, SegmentEdges};
 pub(crate) use vertical::{
     Moving, add_list, add_planes, column_changes, compare, counter_words, inside, move_on, picks,
     segment_changes, transpose,

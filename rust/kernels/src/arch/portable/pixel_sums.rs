@@ -52,6 +52,15 @@ pub(crate) fn signed_sums(
     }
 }
 
+/// The sums of the first `count` words of both halves of `rows`, in the lower half from word `to` on.
+pub(crate) fn add_rows(rows: &mut [u32], to: usize, count: usize) {
+    let (above, below) = rows.split_at_mut(rows.len() / 2);
+    let (singles, sums) = below.split_at_mut(to);
+    for ((sum, above), below) in sums[..count].iter_mut().zip(above).zip(singles) {
+        *sum = add_halves(*above, *below);
+    }
+}
+
 /// Moves words to the beginning from the `by`th on.
 pub(crate) fn move_down(words: &mut [u32], by: usize) {
     words.copy_within(by.., 0);

@@ -355,16 +355,16 @@ pub(crate) fn segment_changes(
     mask: &[u32],
     list: &mut [u8],
 ) -> [usize; 2] {
-    let zero = shape.segment_weights(segment) as u8;
+    let (edges, zero) = (SegmentEdges::new(shape, segment), shape.segment_weights(segment) as u8);
     let mut len = 0;
     [columns, [columns[1], columns[0]]].map(|[with, without]| {
         let begin = len;
         for word in 0..shape.pixel_words() {
-            let (first, end) = segment_rows(shape, segment, word, rows);
+            let (first, end) = edges.rows(word, rows);
             for row in first..end {
                 let at = |(words, step): Column<'_>| words[(row - rows.0) * step + word] ^ mask[word];
                 let bits = at(with) & !at(without) & lane_mask(shape.channels(), word);
-                len += picks(bits, segment_pick(shape, segment, row, word), &mut list[len..]);
+                len += picks(bits, edges.pick(row, word), &mut list[len..]);
             }
         }
         let count = len - begin;
@@ -373,24 +373,32 @@ pub(crate) fn segment_changes(
     })
 }
 
-/// The rows, of `rows`, in which word `word` of a pixel belongs to a segment.
-#[inline]
-pub(crate) fn segment_rows(
-    shape: &LaneShape,
-    segment: usize,
-    word: usize,
-    rows: (usize, usize),
-) -> (usize, usize) {
-    let (start, end) = shape.segment(segment);
-    let row = |at: usize| at.saturating_sub(word).div_ceil(shape.pixel_words());
-    (row(start).max(rows.0), row(end).min(rows.1))
+/// The words of a column that a segment has, as rows and words of a pixel: without a division a word.
+pub(crate) struct SegmentEdges {
+    start: (usize, usize),
+    end: (usize, usize),
+    channels: usize,
 }
 
-/// The pick of the lowest bit of a word of a segment.
-#[inline]
-pub(crate) fn segment_pick(shape: &LaneShape, segment: usize, row: usize, word: usize) -> u8 {
-    let (start, _) = shape.segment(segment);
-    (shape.before(row * shape.pixel_words() + word) - shape.before(start)) as u8
+impl SegmentEdges {
+    pub(crate) fn new(shape: &LaneShape, segment: usize) -> Self {
+        let (start, end) = shape.segment(segment);
+        let edge = |at: usize| (at / shape.pixel_words(), at % shape.pixel_words());
+        Self { start: edge(start), end: edge(end), channels: shape.channels() }
+    }
+
+    /// The rows, of `rows`, in which word `word` of a pixel belongs to the segment.
+    #[inline]
+    pub(crate) fn rows(&self, word: usize, rows: (usize, usize)) -> (usize, usize) {
+        let row = |edge: (usize, usize)| edge.0 + usize::from(word < edge.1);
+        (row(self.start).max(rows.0), row(self.end).min(rows.1))
+    }
+
+    /// The pick of the lowest bit of a word of the segment.
+    #[inline]
+    pub(crate) fn pick(&self, row: usize, word: usize) -> u8 {
+        ((row - self.start.0) * self.channels + 32 * word - 32 * self.start.1) as u8
+    }
 }
 
 /// Moves a window on by what its columns list, from the slot `first` on: to the counters of all groups, listed words are added,
