@@ -7,6 +7,9 @@ vertical counters walk the set input bits for 32 output channels at once; their 
 channel, and an input channel that is mostly +1 is stored inverted, so that there is less to walk. How
 often each channel is +1 is counted on sample images.
 
+A pointwise convolution is a `bbconv2d` of one tap as well, and becomes one where vertical counters are cheaper
+than its own kernel, which counts differing bits for a filter at a time.
+
 A `qbconv2d` has two as well. With a byte a weight it takes four products an instruction and a window at a
 time; as lists of signed sums it looks a pixel's sums up for eight windows, and borders cost it nothing.
 """
@@ -14,12 +17,12 @@ time; as lists of signed sums it looks a pixel's sums up for eight windows, and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from .operators import BBConv2D, LoweredModel, Operator, QBConv2D
+from .operators import BBConv2D, BBPointwiseConv2D, LoweredModel, Operator, QBConv2D
 
 __all__ = ["choose_layouts"]
 
@@ -27,11 +30,16 @@ __all__ = ["choose_layouts"]
 #: Output channels from which vertical counters are cheaper: the carry-save kernel's cost is in proportion to
 #: them, the other's is one for 32. `make bench`: 8 channels take 253,000 against 347,000 instructions.
 FEWEST_FILTERS = 6
+#: The same for one tap: listing a pixel is much of the work then, and is paid for by many channels. `make bench`:
+#: 64 channels take 163,000 against 445,000 instructions.
+FEWEST_POINTWISE_FILTERS = 32
 #: Longest span of a kernel for which windows may be open side by side: each takes a counter of RAM.
 LONGEST_SPAN = 32
 
 
-def _vertical_is_cheaper(operator: BBConv2D) -> bool:
+def _vertical_is_cheaper(operator: BBConv2D | BBPointwiseConv2D) -> bool:
+    if isinstance(operator, BBPointwiseConv2D):
+        return operator.weights.shape[0] >= FEWEST_POINTWISE_FILTERS
     window = operator.window
     spans = [(k - 1) * d + 1 for k, d in zip(window.kernel, window.dilation, strict=True)]
     return operator.weights.shape[0] >= FEWEST_FILTERS and max(spans) <= LONGEST_SPAN
@@ -68,8 +76,11 @@ def choose_layouts(lowered: LoweredModel, densities: Mapping[str, npt.NDArray[np
     def choose(operator: Operator) -> Operator:
         if isinstance(operator, QBConv2D):
             return replace(operator, pixel_sums=_sums_are_cheaper(operator, *lowered.input_shape[:2]))
-        if not isinstance(operator, BBConv2D) or not _vertical_is_cheaper(operator):
+        if not isinstance(operator, BBConv2D | BBPointwiseConv2D) or not _vertical_is_cheaper(operator):
             return operator
+        if isinstance(operator, BBPointwiseConv2D):
+            values = {field.name: getattr(operator, field.name) for field in fields(operator)}
+            operator = BBConv2D(**{**values, "kind": "bbconv2d"})
         density = densities.get(operator.input, np.full(operator.weights.shape[3], 0.5))
         return replace(operator, lane_mask=density > 0.5)
 
