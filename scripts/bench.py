@@ -24,7 +24,7 @@ from unittest import mock
 import cbin_nn
 import numpy as np
 import trimmed_firmware
-from cbin_nn import _native
+from cbin_nn import _native, zoo
 from cbin_nn.images import draw_images
 from cbin_nn.layouts import choose_layouts
 from cbin_nn.model import Model, densities
@@ -139,9 +139,12 @@ def layers() -> Iterator[tuple[str, LoweredModel]]:
             yield name, LoweredModel("layer", "x", (16, 16, channels), [operator], "y")
     for channels, filters in [(64, 64), (32, 96)]:
         weights = signs(np.random.default_rng(channels), (filters, 1, 1, channels))
-        operator = BBPointwiseConv2D("conv", "x", "y", weights, same(1), threshold(np.zeros(filters)))
-        name = f"bbpointwiseconv2d 8x8x{channels} -> {filters}"
-        yield name, LoweredModel("layer", "x", (8, 8, channels), [operator], "y", input_dtype="bits")
+        parts = ("conv", "x", "y", weights, same(1), threshold(np.zeros(filters)))
+        mask = np.zeros(channels, bool)
+        for operator in (BBPointwiseConv2D(*parts), BBConv2D(*parts, lane_mask=mask)):
+            layout = ", 1x1, vertical" if operator.kind == "bbconv2d" else ""
+            name = f"{operator.kind} 8x8x{channels} -> {filters}{layout}"
+            yield name, LoweredModel("layer", "x", (8, 8, channels), [operator], "y", input_dtype="bits")
     weights = signs(np.random.default_rng(0), (128, 4, 4, 64))
     operator = BBFC("fc", "x", "y", weights, threshold(np.zeros(128)))
     yield "bbfc 4x4x64 -> 128", LoweredModel("layer", "x", (4, 4, 64), [operator], "y", input_dtype="bits")
@@ -188,6 +191,7 @@ def measure() -> dict[str, Any]:
         "SmallCifar, trained": run(trained, IMAGES),
         "SmallCifar, trimmed runner": run_trimmed(trained, IMAGES),
         "SmallCifar, half-dense": run(build(chosen), IMAGES),
+        **{f"zoo:{name}": run(cbin_nn.load(f"zoo:{name}"), IMAGES) for name in zoo.names()},
     }
     for name, layer in layers():
         results[name] = run(build(layer), LAYER_IMAGES)

@@ -147,6 +147,11 @@ def _typed(name: str, value: Any, like: Any) -> Any:
 RECIPES = {
     "smallcifar": Recipe(epochs=440, decay=160, distillation=0.5, temperature=1.0),
     "smallcifar-binary": Recipe(
-        epochs=240, decay=120, distillation=0.5, temperature=1.0, model_options={"first": "binary"}
+        epochs=500,
+        decay=200,
+        distillation=0.5,
+        temperature=1.0,
+        variation=0.5,
+        model_options={"first": "binary"},
     ),
 }

@@ -226,9 +226,7 @@ class Trainer:
                 group["lr"] = rate
             part = slice(k * recipe.batch + rank, (k + 1) * recipe.batch, world)
             index, mirror = draws.order[part], draws.mirror[part]
-            x = augment(
-                self.images, index, draws.dy[part], draws.dx[part], mirror, use_fused=self.use_fused
-            )
+            x = augment(self.images, index, draws.dy[part], draws.dx[part], mirror, use_fused=self.use_fused)
             labels = self.labels[index]
             logits = self.wrapped(x)
             loss = self._loss(logits, labels, index, mirror)
