@@ -7,8 +7,8 @@ vertical counters walk the set input bits for 32 output channels at once; their 
 channel, and an input channel that is mostly +1 is stored inverted, so that there is less to walk. How
 often each channel is +1 is counted on sample images.
 
-A pointwise convolution is a `bbconv2d` of one tap as well, and becomes one where vertical counters are cheaper
-than its own kernel, which counts differing bits for a filter at a time.
+A pointwise convolution is a `bbconv2d` of one tap as well, and becomes one where vertical counters are
+cheaper than its own kernel, which counts differing bits for a filter at a time.
 
 A `qbconv2d` has two as well. With a byte a weight it takes four products an instruction and a window at a
 time; as lists of signed sums it looks a pixel's sums up for eight windows, and borders cost it nothing.
@@ -30,8 +30,8 @@ __all__ = ["choose_layouts"]
 #: Output channels from which vertical counters are cheaper: the carry-save kernel's cost is in proportion to
 #: them, the other's is one for 32. `make bench`: 8 channels take 253,000 against 347,000 instructions.
 FEWEST_FILTERS = 6
-#: The same for one tap: listing a pixel is much of the work then, and is paid for by many channels. `make bench`:
-#: 64 channels take 163,000 against 445,000 instructions.
+#: The same for one tap: listing a pixel is much of the work then, and is paid for by many channels.
+#: `make bench`: 64 channels take 163,000 against 445,000 instructions.
 FEWEST_POINTWISE_FILTERS = 32
 #: Longest span of a kernel for which windows may be open side by side: each takes a counter of RAM.
 LONGEST_SPAN = 32
@@ -39,7 +39,7 @@ LONGEST_SPAN = 32
 
 def _vertical_is_cheaper(operator: BBConv2D | BBPointwiseConv2D) -> bool:
     if isinstance(operator, BBPointwiseConv2D):
-        return operator.weights.shape[0] >= FEWEST_POINTWISE_FILTERS
+        return len(operator.weights) >= FEWEST_POINTWISE_FILTERS
     window = operator.window
     spans = [(k - 1) * d + 1 for k, d in zip(window.kernel, window.dilation, strict=True)]
     return operator.weights.shape[0] >= FEWEST_FILTERS and max(spans) <= LONGEST_SPAN

@@ -454,6 +454,103 @@ def test_optimizer_options_are_checked(torch: Any) -> None:
 
 
 # ------------------------------------------------------------------------------------------------
+# activations that vary little along a row
+
+
+def share_of_changes(x: Any) -> float:
+    """Counted one pixel after the other."""
+    rows = x.detach().float().numpy().reshape(-1, x.shape[-1])
+    changes = sum(int(row[j] != row[j - 1]) for row in rows for j in range(1, len(row)))
+    return changes / (len(rows) * (x.shape[-1] - 1))
+
+
+def test_row_variation_counts_changes_and_its_gradient_pulls_neighbours_together(torch: Any) -> None:
+    from cbin_nn.train import Sign, row_variation
+
+    generator = torch.Generator().manual_seed(1)
+    x = (torch.rand(3, 4, 5, 6, generator=generator) - 0.4).requires_grad_()
+    y = Sign("ste")(x)
+    value = row_variation(y)
+    assert value.item() == pytest.approx(share_of_changes(y)) and 0.2 < value.item() < 0.7
+    value.backward()
+    middle = slice(1, -1)
+    signs, gradient = y.detach().numpy(), x.grad.numpy()
+    unlike = (signs[..., :-2] != signs[..., middle]) & (signs[..., 2:] != signs[..., middle])
+    alike = (signs[..., :-2] == signs[..., middle]) & (signs[..., 2:] == signs[..., middle])
+    assert unlike.sum() > 20 and alike.sum() > 20
+    # A step against the gradient takes a lone pixel towards its neighbours.
+    assert (np.sign(gradient[..., middle])[unlike] == signs[..., middle][unlike]).all()
+    assert (gradient[..., middle][alike] == 0).all()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_row_variation_of_a_network_goes_by_multiply_accumulates(torch: Any, fused: bool) -> None:
+    from cbin_nn.train import RowVariation, SmallCifar
+    from cbin_nn.train import fused as kernels
+    from cbin_nn.train.data import as_input
+
+    if fused:
+        require("a C++ compiler", kernels.available(), "apt-get install g++")
+    model = SmallCifar()
+    model.use_fused(fused)
+    variation = RowVariation(model)
+    inputs = []
+    for block in (model.block2, model.block3):
+        block.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
+    x = as_input(draw_images(8, 32, 32)).to(torch.bfloat16 if fused else torch.float32)
+    model(x)
+    value = variation()
+    # 16 x 16 pixels to 32 filters, and 8 x 8 to 64.
+    shares = [share_of_changes(x) for x in inputs]
+    assert value.item() == pytest.approx((2 * shares[0] + shares[1]) / 3, rel=1e-5)
+    value.backward()
+    assert float(model.block1.conv.weight.grad.abs().sum()) > 0
+    assert model.dense.weight.grad is None
+    with pytest.raises(InvalidArgument, match="call the network, with gradients, first"):
+        variation()
+    with torch.no_grad():
+        model(x)
+    with pytest.raises(InvalidArgument, match="call the network, with gradients, first"):
+        variation()
+
+
+def test_row_variation_of_a_chain_of_layers(torch: Any) -> None:
+    from cbin_nn.train import BinaryConv2d, QuantizedConv2d, RowVariation, Sign
+
+    layers = [
+        QuantizedConv2d(3, 8, 3, padding=1),
+        torch.nn.BatchNorm2d(8),
+        Sign(),
+        BinaryConv2d(8, 6, 3, stride=2),
+        torch.nn.BatchNorm2d(6),
+        Sign(),
+    ]
+    variation = RowVariation(torch.nn.Sequential(*layers))
+    x = torch.rand(2, 3, 9, 9) - 0.5
+    bits = torch.nn.Sequential(*layers)(x)
+    first = torch.nn.Sequential(*layers[:3])(x)
+    assert bits.shape == (2, 6, 4, 4)
+    assert variation().item() == pytest.approx(share_of_changes(first), rel=1e-5)
+    with pytest.raises(InvalidArgument, match="no binary convolution after its first"):
+        RowVariation(torch.nn.Sequential(*layers[:3]))
+
+
+def test_a_run_with_row_variation_in_its_loss_comes_to_less_of_it(torch: Any, tmp_path: Path) -> None:
+    from cbin_nn.train import Recipe, train
+
+    images, labels = synthetic.draw(600)
+    last = []
+    for weight in (1e-9, 20.0):
+        recipe = Recipe(epochs=8, decay=2, batch=50, hold_back=100, warmup=5, variation=weight)
+        train(recipe, images, labels, tmp_path / str(weight))
+        log = rows(tmp_path / str(weight))
+        assert all(0 < float(row["variation"]) < 1 for row in log)
+        last.append(float(log[-1]["variation"]))
+        assert float(log[-1]["held_back"]) > 0.3
+    assert last[1] < 0.9 * last[0], last
+
+
+# ------------------------------------------------------------------------------------------------
 # runs
 
 
@@ -594,6 +691,7 @@ def test_distillation_two_stages_and_smoothing_run(
         ("lr", 0.0),
         ("lr", "fast"),
         ("distillation", 1.5),
+        ("variation", -0.1),
         ("schedule", "steps"),
         ("fused", 1),
         ("epoch", 3),
