@@ -32,6 +32,7 @@ from cbin_nn.operators import (
     BBFC,
     BBQFC,
     BBConv2D,
+    BBDepthwiseConv2D,
     BBPointwiseConv2D,
     LoweredModel,
     Operator,
@@ -145,6 +146,11 @@ def layers() -> Iterator[tuple[str, LoweredModel]]:
             layout = ", 1x1, vertical" if operator.kind == "bbconv2d" else ""
             name = f"{operator.kind} 8x8x{channels} -> {filters}{layout}"
             yield name, LoweredModel("layer", "x", (8, 8, channels), [operator], "y", input_dtype="bits")
+    for channels, kernel in [(64, 3), (96, 5)]:
+        weights = signs(np.random.default_rng(channels), (kernel, kernel, channels))
+        operator = BBDepthwiseConv2D("conv", "x", "y", weights, same(kernel), threshold(np.zeros(channels)))
+        name = f"bbdepthwiseconv2d 8x8x{channels}, {kernel}x{kernel}"
+        yield name, LoweredModel("layer", "x", (8, 8, channels), [operator], "y", input_dtype="bits")
     weights = signs(np.random.default_rng(0), (128, 4, 4, 64))
     operator = BBFC("fc", "x", "y", weights, threshold(np.zeros(128)))
     yield "bbfc 4x4x64 -> 128", LoweredModel("layer", "x", (4, 4, 64), [operator], "y", input_dtype="bits")

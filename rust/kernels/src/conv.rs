@@ -156,8 +156,9 @@ pub(crate) trait Pixel {
     /// See [`Accumulate::seek`].
     fn seek(&mut self, y: usize, x: usize);
 
-    /// The bits of the lanes of `pending` in output word `word`, by the rules of rule pixel `at`.
-    fn lanes(&self, rules: &Rules<'_>, at: usize, word: usize, pending: u32) -> u32;
+    /// The bits of the lanes of `pending` in output word `word`, by the rules of rule pixel `at`: the layer's rules, in set 0,
+    /// or those of the pool's veto, in set 1.
+    fn lanes(&self, set: usize, rules: &Rules<'_>, at: usize, word: usize, pending: u32) -> u32;
 }
 
 impl<A: Accumulate> Pixel for A {
@@ -166,7 +167,7 @@ impl<A: Accumulate> Pixel for A {
     }
 
     #[inline(never)]
-    fn lanes(&self, rules: &Rules<'_>, at: usize, word: usize, pending: u32) -> u32 {
+    fn lanes(&self, _: usize, rules: &Rules<'_>, at: usize, word: usize, pending: u32) -> u32 {
         let (lo, hi) = rules.intervals(at);
         let mut bits = rules.flips(at)[word] & pending;
         let mut rest = pending;
@@ -201,7 +202,7 @@ pub(crate) fn convolve(
             accumulate.seek(y, x);
             let at = layer.rules.pixel(pixel, pixel);
             for (word, bits) in bits.iter_mut().enumerate() {
-                *bits = accumulate.lanes(&layer.rules, at, word, lane_mask(out.channels(), word));
+                *bits = accumulate.lanes(0, &layer.rules, at, word, lane_mask(out.channels(), word));
             }
             continue;
         };
@@ -225,10 +226,10 @@ pub(crate) fn convolve(
                     if let Some(veto) = pool.veto() {
                         let pending = all & !veto_bits[word];
                         veto_bits[word] |=
-                            accumulate.lanes(veto, veto.pixel(conv_pixel, pixel), word, pending);
+                            accumulate.lanes(1, veto, veto.pixel(conv_pixel, pixel), word, pending);
                     }
                     let vetoed = veto_bits.get(word).copied().unwrap_or(0);
-                    *bits |= accumulate.lanes(&layer.rules, at, word, all & !(*bits | vetoed));
+                    *bits |= accumulate.lanes(0, &layer.rules, at, word, all & !(*bits | vetoed));
                 }
             }
         }

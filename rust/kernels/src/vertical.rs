@@ -110,7 +110,7 @@ impl Plan {
 
     /// Words of one group's bounds.
     fn bounds(&self) -> usize {
-        BOUNDS_HEAD + 2 * self.planes
+        Bounds::words(self.planes)
     }
 
     /// First word of the bounds of one rule set and group; there are as many parities as matter.
@@ -193,14 +193,19 @@ fn subtract(a: &mut [u32], b: &[u32]) {
 }
 
 /// Bounds on e for the lanes of one group: `L <= e`, and `e < L + G` where a lane has two sides.
-struct Bounds<'s> {
+pub(crate) struct Bounds<'s> {
     head: &'s mut [u32],
     lower: &'s mut [u32],
     upper: &'s mut [u32],
 }
 
 impl<'s> Bounds<'s> {
-    fn of(words: &'s mut [u32], planes: usize) -> Self {
+    /// Words of bounds on counters of `planes` words.
+    pub(crate) fn words(planes: usize) -> usize {
+        BOUNDS_HEAD + 2 * planes
+    }
+
+    pub(crate) fn of(words: &'s mut [u32], planes: usize) -> Self {
         let (head, rest) = words[..BOUNDS_HEAD + 2 * planes].split_at_mut(BOUNDS_HEAD);
         let (lower, upper) = rest.split_at_mut(planes);
         Self { head, lower, upper }
@@ -208,7 +213,7 @@ impl<'s> Bounds<'s> {
 
     /// Bounds of the rules of `group` at rule pixel `at`, for accumulators in `-products..=products` with the
     /// given parity.
-    fn set(&mut self, rules: &Rules<'_>, at: usize, group: usize, products: i32, parity: i32) {
+    pub(crate) fn set(&mut self, rules: &Rules<'_>, at: usize, group: usize, products: i32, parity: i32) {
         let (lo, hi) = rules.intervals(at);
         let (lo, hi) = (&lo[32 * group..], &hi[32 * group..]);
         let lanes = lo.len().min(32);
@@ -235,21 +240,38 @@ impl<'s> Bounds<'s> {
     }
 
     /// Makes the bounds relative to other lower ones.
-    fn rebase(&mut self, base: &[u32]) {
+    pub(crate) fn rebase(&mut self, base: &[u32]) {
         subtract(self.lower, base);
         subtract(self.upper, base);
     }
 
     /// Makes the bounds relative to their own lower ones, which stay where they are.
-    fn become_base(&mut self) {
+    pub(crate) fn become_base(&mut self) {
         subtract(self.upper, self.lower);
         self.head[0] &= !HAS_LOWER;
+    }
+
+    pub(crate) fn lower(&self) -> &[u32] {
+        self.lower
+    }
+
+    /// Lower bounds of words that are bounds.
+    pub(crate) fn lower_of(words: &[u32], planes: usize) -> &[u32] {
+        &words[BOUNDS_HEAD..BOUNDS_HEAD + planes]
+    }
+
+    /// Makes the lower bounds the negative of what they are.
+    pub(crate) fn negate_lower(&mut self) {
+        let mut carry = u32::MAX;
+        for plane in &mut *self.lower {
+            (*plane, carry) = (!*plane ^ carry, !*plane & carry);
+        }
     }
 }
 
 /// The bits of all lanes for e, which is `counter` less `shared`, relative to what the bounds are.
 #[inline(always)]
-fn bits(bounds: &[u32], counter: &[u32], shared: i32) -> u32 {
+pub(crate) fn bits(bounds: &[u32], counter: &[u32], shared: i32) -> u32 {
     let (lower, upper) = bounds[BOUNDS_HEAD..].split_at(counter.len());
     let bits = if bounds[0] & HAS_LOWER != 0 {
         // Without a bound above, that one is beyond every e.

@@ -484,7 +484,11 @@ fn runs_name_the_slice_that_is_short() {
         ("pw", pw.optimized(&words, &mut out[..2], &mut s[..1]), length("output", 1, 2)),
         ("dw reference", dw.reference(&words[1..], &mut out[..4]), length("input", 16, 15)),
         ("dw", dw.optimized(&words[1..], &mut out[..4], &mut s), length("input", 16, 15)),
-        ("dw", dw.optimized(&words, &mut out[..4], &mut s[..3]), scratch(4)),
+        (
+            "dw",
+            dw.optimized(&words, &mut out[..4], &mut s[..dw.scratch_words() - 1]),
+            scratch(dw.scratch_words()),
+        ),
         ("pool reference", pool.reference(&words[1..], &mut out[..9]), length("input", 16, 15)),
         ("pool", pool.optimized(&words, &mut out[..8]), length("output", 9, 8)),
         ("fc reference", fc.reference(&words[1..], &mut out[..1]), length("input", 16, 15)),

@@ -17,7 +17,7 @@ pub(crate) fn bytes_of(words: &[u32]) -> &[u8] {
 pub(crate) use byte_mask::{byte_distance, byte_dot, byte_dot_wide, byte_hits, copy_rows};
 pub(crate) use byte_pairs::{Pairs, SLOTS, pair_hits, widen};
 pub(crate) use pixel_sums::{add_rows, move_down, signed_sums, sum_hits};
-pub(crate) use popcount::{differing, differing_inside};
+pub(crate) use popcount::{carry_save, differing, differing_inside};
 #[allow(unused_imports, reason = "for another folder")]
 pub(crate) use vertical::{Bits, COUNTER_WORDS, Column, PICK_BLOCK, SegmentEdges};
 pub(crate) use vertical::{

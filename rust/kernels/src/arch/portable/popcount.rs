@@ -11,7 +11,7 @@ use core::array::from_fn;
 
 /// Adds three words bit by bit: (sum, carry).
 #[inline(always)]
-pub(super) fn carry_save(a: u32, b: u32, c: u32) -> (u32, u32) {
+pub(crate) fn carry_save(a: u32, b: u32, c: u32) -> (u32, u32) {
     let half = a ^ b;
     (half ^ c, (a & b) | (half & c))
 }
