@@ -296,15 +296,6 @@ struct Class {
     products: i32,
 }
 
-/// The output pixels that a pixel of the convolution has a part in.
-#[derive(Debug, Clone, Copy)]
-enum Targets {
-    /// Just one, or none.
-    Pixel(Option<usize>),
-    /// Those of a pool whose windows overlap, or which has a veto.
-    Pool,
-}
-
 /// A run of [`convolve`]: its plan and its scratch.
 struct Walk<'a> {
     layer: &'a ConvLayer<'a>,
@@ -667,6 +658,7 @@ impl<'a> Walk<'a> {
         let mut class = Class { index: 0, taps: (0, 0), end: 0, products: 0 };
         self.window.counters_mut().copy_from_slice(&self.classes[..self.plan.counters()]);
         self.shared = self.shared_outside();
+        let (plain, line_end) = self.plain(y);
         for window in 0..lead + geometry.output().width() {
             while next < first + slots {
                 let column = next.wrapping_sub(origin);
@@ -694,7 +686,16 @@ impl<'a> Walk<'a> {
             // Modulo 2 to the width of a counter, as all is.
             self.shared = self.shared.wrapping_add(move_on(&mut self.window, first_slot));
             if let Some(x) = x {
-                self.pixel((y, x), &class, output);
+                match plain {
+                    Some((line, step)) => {
+                        let to = line + x / step * self.plan.groups;
+                        // Of a row that the pool has no room for, nothing is kept.
+                        if to < line_end {
+                            self.mark(&class, &mut output[to..]);
+                        }
+                    }
+                    None => self.pixel((y, x), &class, output),
+                }
             }
             first += stride;
             first_slot = (first_slot + stride) % slots;
@@ -769,42 +770,42 @@ impl<'a> Walk<'a> {
         Class { index, taps, end, products: self.products(rows, taps) }
     }
 
-    /// The output pixels of pixel (y, x) of the convolution.
-    #[inline]
-    fn target(&self, (y, x): (usize, usize)) -> Targets {
-        let Some(pool) = &self.layer.pool else {
-            return Targets::Pixel(Some(y * self.geometry().output().width() + x));
+    /// Where the output's words of row y of the convolution begin, how many of its pixels are one of the output's, and where they
+    /// end: where each has a part in one pixel of the output at most, by rules that are the same everywhere. By far the most layers.
+    fn plain(&self, y: usize) -> (Option<(usize, usize)>, usize) {
+        let strides = match &self.layer.pool {
+            None => [1, 1],
+            Some(pool) if self.plan.tiled && self.plan.rule_sets == 1 => pool.sliding().window().strides,
+            Some(_) => return (None, 0),
         };
-        if !self.plan.tiled || self.plan.rule_sets != 1 {
-            return Targets::Pool;
-        }
-        // By far the most pools.
-        let (strides, width) = (pool.sliding().window().strides, self.layer.output().width());
-        let x = x / strides[1];
-        Targets::Pixel((x < width).then(|| y / strides[0] * width + x))
+        let words = self.layer.output().width() * self.plan.pixel_words;
+        let line = y / strides[0] * words;
+        (self.plan.based.then_some((line, strides[1])), line + words)
     }
 
-    /// The bits of pixel (y, x) of the convolution, of a class.
+    /// The bits of a pixel of the convolution, of a class, in the first words of `output`.
     #[inline(never)]
-    fn pixel(&mut self, (y, x): (usize, usize), class: &Class, output: &mut [u32]) {
+    fn mark(&mut self, class: &Class, output: &mut [u32]) {
         let (less, parity) = (self.shared.wrapping_sub(class.products >> 1), class.products as usize & 1);
-        let to = match self.target((y, x)) {
-            Targets::Pixel(Some(pixel)) if self.plan.based => pixel * self.plan.pixel_words,
-            Targets::Pixel(None) => return,
-            _ => {
-                (0..self.plan.groups).for_each(|group| self.pool((y, x), group, parity, less, output));
-                return;
-            }
-        };
-        let mut bounds = &self.bounds[self.plan.bounds_at(0, parity, 0)..];
-        let output = &mut output[to..to + self.plan.groups];
-        for (to, counter) in output.iter_mut().zip(self.window.counters().chunks_exact(self.plan.planes)) {
-            *to |= bits(bounds, counter, less);
-            bounds = bounds.get(self.plan.bounds()..).unwrap_or(&[]);
+        let planes = self.plan.planes;
+        let bounds = self.bounds[self.plan.bounds_at(0, parity, 0)..].chunks_exact(self.plan.bounds());
+        let output = &mut output[..self.plan.groups];
+        for ((to, counter), bounds) in
+            output.iter_mut().zip(self.window.counters().chunks_exact(planes)).zip(bounds)
+        {
+            let upper = bounds[0] & HAS_UPPER != 0;
+            *to |= inside(counter, less, upper.then(|| &bounds[bounds.len() - planes..])) ^ bounds[1];
         }
         if let Some(to) = output.last_mut() {
             *to &= self.plan.last_lanes;
         }
+    }
+
+    /// As [`mark`](Self::mark), for pixel (y, x) of the convolution where it has a part in some pixels of the output.
+    #[inline(never)]
+    fn pixel(&mut self, (y, x): (usize, usize), class: &Class, output: &mut [u32]) {
+        let (less, parity) = (self.shared.wrapping_sub(class.products >> 1), class.products as usize & 1);
+        (0..self.plan.groups).for_each(|group| self.pool((y, x), group, parity, less, output));
     }
 
     /// Adds the bits of a group at pixel (y, x) of the convolution to those of all pixels of the output that it has a part in.
