@@ -6,8 +6,9 @@ Weights are `[kernel height][kernel width][words]`, one packed pixel a tap. 32 c
 a vertical counter: word b of it holds bit b of each channel's count. Four taps are added up first, so that one carry ripples
 through the words above.
 
-With s the equal bits of the taps that count, `acc = 2 s - taps = 2 e + taps mod 2`, and rules compare e as they do in `vertical`: where
-they are the same at every pixel, counters begin at the rule's lower bound, and the sign of what is left decides 32 channels at once.
+With s the equal bits of the taps that count, `acc = 2 s - taps = 2 e + taps mod 2`, and rules compare e as they do in
+`vertical`: where they are the same at every pixel, counters begin at minus the rule's lower bound, and the sign of what is left
+decides 32 channels at once.
 */
 
 use crate::ArgumentError;
@@ -185,7 +186,7 @@ impl<'a> BbDepthwiseConv2d<'a> {
         conv::convolve(&self.layer, &mut counted, output, veto)
     }
 
-    /// Writes the bounds, where there are some: all relative to the rule's lower ones, which are negative then.
+    /// Writes the bounds, where there are some: all relative to the rule's lower ones, in whose place lies their negative.
     fn set_bounds(&self, bounds: &mut [u32]) {
         let Some([Some(rules), veto]) = self.rule_sets() else { return };
         let (planes, taps) = (planes(self.taps()), self.taps() as i32);

@@ -12,14 +12,15 @@ pattern bit c - 1 is set where the sign of channel c is another than that of cha
         above, is the sum of pattern 0 of this row and of that one
 ```
 
-So the four words from a tap's column on are the sums of eight windows. The last pattern is for two taps at once, one above the other,
-with all their weights alike: trained filters have many of those, as images are more grey than coloured and smooth. What a byte means, `mul * q + add`, is part of the
-table, and a tap outside the image is 0 there: borders cost nothing. All sums are 16 bits: `sum_walk` runs what fits them.
+So the four words from a tap's column on are the sums of eight windows. The last pattern is for two taps at once, one above the
+other, with all their weights alike: trained filters have many of those, as images are more grey than coloured, and smooth.
+What a byte means, `mul * q + add`, is part of the table, and a tap outside the image is 0 there: borders cost nothing. All
+sums are 16 bits: `sum_walk` runs what fits them.
 
 A filter in this layout is a word with three numbers and then `taps / 2 + 1` words of two offsets, in bytes, the low half first:
-a list of the taps whose channel 0 is +1, and one of the others, each in ascending order of taps, two taps where the lower is. The lists end
-at the last word, and each begins at a word, in the high half where its offsets are odd in number: the low half is 0 then, and so are the words
-before the lists.
+a list of the taps whose channel 0 is +1, and one of the others, each in ascending order of taps, two taps where the lower
+is. The lists end at the last word, and each begins at a word, in the high half where its offsets are odd in number: the low
+half is 0 then, and so are the words before the lists.
 
 ```text
 word 0      bytes between this word and the first list, offsets of the second list << 8, offsets of the first list << 16
