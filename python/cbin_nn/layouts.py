@@ -31,7 +31,7 @@ __all__ = ["choose_layouts"]
 #: them, the other's is one for 32. `make bench`: 8 channels take 253,000 against 347,000 instructions.
 FEWEST_FILTERS = 6
 #: The same for one tap: listing a pixel is much of the work then, and is paid for by many channels.
-#: `make bench`: 64 channels take 163,000 against 445,000 instructions.
+#: `make bench`: 64 channels take 161,000 against 445,000 instructions.
 FEWEST_POINTWISE_FILTERS = 32
 #: Longest span of a kernel for which windows may be open side by side: each takes a counter of RAM.
 LONGEST_SPAN = 32
@@ -70,7 +70,7 @@ def choose_layouts(lowered: LoweredModel, densities: Mapping[str, npt.NDArray[np
 
     Returns:
         The operators, with `lane_mask` set where weights by output channel are cheaper, and `pixel_sums`
-        where sums are.
+        where sums are; a `bbpointwiseconv2d` is a `bbconv2d` then.
     """
 
     def choose(operator: Operator) -> Operator:
@@ -79,8 +79,9 @@ def choose_layouts(lowered: LoweredModel, densities: Mapping[str, npt.NDArray[np
         if not isinstance(operator, BBConv2D | BBPointwiseConv2D) or not _vertical_is_cheaper(operator):
             return operator
         if isinstance(operator, BBPointwiseConv2D):
-            values = {field.name: getattr(operator, field.name) for field in fields(operator)}
-            operator = BBConv2D(**{**values, "kind": "bbconv2d"})
+            parts = {field.name: getattr(operator, field.name) for field in fields(operator)}
+            del parts["kind"]
+            operator = BBConv2D(**parts)
         density = densities.get(operator.input, np.full(operator.weights.shape[3], 0.5))
         return replace(operator, lane_mask=density > 0.5)
 

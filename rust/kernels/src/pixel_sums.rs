@@ -40,7 +40,8 @@ pub(crate) const SEGMENT: usize = 8;
 pub(crate) const SEGMENT_WORDS: usize = SEGMENT / 2;
 /// Most input channels.
 pub(crate) const MAX_CHANNELS: usize = 4;
-/// Most taps: the words that a filter leaves are counted in a byte, and so are the offsets of a list.
+/// Most taps: the bytes that a filter leaves, four for each pair of taps that go in twos, are counted in a byte, and so are the
+/// offsets of a list.
 const MAX_TAPS: usize = 248;
 
 /// What the layout of weights depends on.

@@ -787,14 +787,11 @@ impl<'a> Walk<'a> {
     #[inline(never)]
     fn mark(&mut self, class: &Class, output: &mut [u32]) {
         let (less, parity) = (self.shared.wrapping_sub(class.products >> 1), class.products as usize & 1);
-        let planes = self.plan.planes;
         let bounds = self.bounds[self.plan.bounds_at(0, parity, 0)..].chunks_exact(self.plan.bounds());
+        let counters = self.window.counters().chunks_exact(self.plan.planes);
         let output = &mut output[..self.plan.groups];
-        for ((to, counter), bounds) in
-            output.iter_mut().zip(self.window.counters().chunks_exact(planes)).zip(bounds)
-        {
-            let upper = bounds[0] & HAS_UPPER != 0;
-            *to |= inside(counter, less, upper.then(|| &bounds[bounds.len() - planes..])) ^ bounds[1];
+        for ((to, counter), bounds) in output.iter_mut().zip(counters).zip(bounds) {
+            *to |= bits(bounds, counter, less);
         }
         if let Some(to) = output.last_mut() {
             *to &= self.plan.last_lanes;

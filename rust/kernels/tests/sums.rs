@@ -274,6 +274,14 @@ fn layouts_that_there_are_not() {
     let mut words = [0; 4];
     assert_eq!(to_sums(&shape, &[0, 0, 1, 1, 0], &mut words), Ok(()));
     let row = |row: u32, pattern: u32| 16 + 32 * row + 16 * pattern;
+    // The most that a filter can leave.
+    let longest = SumShape::new([124, 2], 1).unwrap();
+    let mut sums = [0; 126];
+    assert_eq!(to_sums(&longest, &[1; 248], &mut sums), Ok(()));
+    assert_eq!((sums[0], sums[63], sums[64] != 0), (124 << 16 | 252, 0, true));
+    let mut back = [0; 248];
+    assert_eq!(from_sums(&longest, &sums, &mut back), Ok(()));
+    assert_eq!(back, [1; 248]);
     assert_eq!(words, [0x0001_0204, 0, row(3, 1) << 16, row(4, 0) << 16 | row(1, 1)]);
     assert!(to_sums(&shape, &[1, 0, 1], &mut words).is_err());
     assert!(to_sums(&shape, &[1, 0], &mut words[1..]).is_err());

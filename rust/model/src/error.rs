@@ -89,11 +89,13 @@ pub enum FormatError {
     },
 }
 
+const OTHER_KERNELS: &str = ": the model was made for the kernels of another version; convert it again";
+
 /// What to do about a field of an operator, where there is one thing to do.
 fn remedy(field: &str) -> &'static str {
     match field {
         // Each version's kernels have scratch of their own.
-        "scratch_bytes" => ": the model was made for the kernels of another version; convert it again",
+        "scratch_bytes" => OTHER_KERNELS,
         _ => "",
     }
 }
@@ -102,7 +104,7 @@ fn remedy(field: &str) -> &'static str {
 fn remedy_of(error: &ArgumentError) -> &'static str {
     match error {
         // Layouts are a version's own, too.
-        ArgumentError::Value { argument: "weights" } => remedy("scratch_bytes"),
+        ArgumentError::Value { argument: "weights" } => OTHER_KERNELS,
         _ => "",
     }
 }
