@@ -217,7 +217,7 @@ class Trainer:
         set_binarize(self.model, self.epoch >= recipe.real_weight_epochs)
         set_progress(self.model, self.epoch / max(1, recipe.epochs - 1))
         self.wrapped.train()
-        # On the device, so that no step waits for the numbers of the one before.
+        # On the device: only an optimizer's count of flips is waited for at every step.
         sums = torch.zeros(3, dtype=torch.float64, device=self.fabric.device)
         flips = rate = 0.0
         for k in range(self.steps):
