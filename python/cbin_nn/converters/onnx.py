@@ -740,6 +740,8 @@ def _pads(node: _Node) -> Any:
     if any(pads):
         raise _Refused(f"pads={pads} beside auto_pad={auto}: the standard allows one of them")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
+        if set(node.integers("dilations", (1, 1))) != {1}:
+            raise _Refused(f"auto_pad={auto} with dilations, about which runtimes disagree; write it as pads")
         return auto
     if auto != "VALID":
         raise _Refused(f"auto_pad={auto}")
@@ -753,6 +755,9 @@ def _conv(reader: _Importer, node: _Node) -> None:
         kernel = node.pair("kernel_shape")
         if weight is not None and weight.shape[2:] != kernel:
             raise node.damaged(f"kernel_shape={list(kernel)} beside weights of shape {list(weight.shape)}")
+    bias = reader.value(node.input(2))
+    if weight is not None and bias is not None and bias.shape != weight.shape[:1]:
+        raise node.damaged(f"a bias of shape {list(bias.shape)} for weights of shape {list(weight.shape)}")
     groups = node.integer("group", 1)
     if not 0 < groups < 2**31:
         raise node.damaged(f"attribute group={groups}")
