@@ -2,8 +2,8 @@ r"""Work with a user's `torch.nn.Module` that leaves no trace on it, nor on torc
 
 `untouched` remembers the attributes of every submodule (training flags, hooks, buffers, what a `forward`
 assigns), of every parameter (`grad`, `requires_grad`), and the state of the random generators and of torch.
-It puts them back whatever happens inside. The elements of tensors are not copied: what runs inside runs on fake
-tensors (`torch.export`).
+It puts them back whatever happens inside. The elements of tensors are not copied: what runs inside runs on
+fake tensors (`torch.export`).
 """
 
 from __future__ import annotations
