@@ -882,8 +882,8 @@ def _transpose(reader: _Importer, node: _Node) -> None:
 
 def _softmax(reader: _Importer, node: _Node) -> None:
     """Before set 13 all axes from `axis` on are one; on a flat tensor that is the last one, too."""
-    axis = node.integer("axis", -1 if node.opset >= 13 else 1)
-    reader.emit("softmax", node, node.inputs, reader.types.get(node.input(0)), axis=axis)
+    axis, log = node.integer("axis", -1 if node.opset >= 13 else 1), node.kind == "LogSoftmax"
+    reader.emit("softmax", node, node.inputs, reader.types.get(node.input(0)), axis=axis, log=log)
 
 
 def _reduced(kind: str) -> Callable[[_Importer, _Node], None]:
