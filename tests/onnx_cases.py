@@ -1,7 +1,7 @@
 """Small ONNX networks in which one argument of one operator has a value of its own: what
 `test_onnx_arguments.py` converts.
 
-A network is `image -> convolution -> BatchNorm -> sign -> flatten -> dense -> logits`. The operator under test
+A network is `image -> convolution -> BatchNorm -> sign -> flatten -> dense -> logits`. The operator on trial
 stands at one of its *places*:
 
 | place | what goes in |
@@ -14,8 +14,8 @@ stands at one of its *places*:
 | logits | its results `[1, 5]` |
 | weights | the first convolution's parameters `[4, 3, 2, 2]`: constants alone |
 
-`VALUES` has, for every operator, the values of each attribute and of each input that is no plain operand, beside
-the node that they change. They are tried at every operator set from 7 on in which the operator changed.
+`TRIALS` has, for every operator, the places where it is tried and the values of its attributes and inputs,
+beside the plain operator that they change. `cases` builds them for the sets that changed the operator.
 """
 
 from __future__ import annotations
@@ -49,11 +49,20 @@ class Case:
     value: str
     opset: int
     place: str
+    #: Which of the operator's trials this is, and which of its values.
+    number: tuple[int, int]
     model: Any
 
     @property
+    def key(self) -> str:
+        """By which the recorded answers know it."""
+        trial, value = self.number
+        return f"{self.operator}-{self.opset} {trial}.{value}"
+
+    @property
     def name(self) -> str:
-        return f"{self.operator}-{self.opset} {self.place} {self.argument}={self.value}"
+        """For people."""
+        return f"{self.key} {self.place} {self.argument or 'plain'} {self.value}"
 
 
 def images(count: int = 6) -> np.ndarray:
@@ -129,10 +138,7 @@ def network(opset: int, place: str, make: Make, given: dict[str, Any]) -> Any:
         weights = b.bipolar(weights)
     else:
         weights = b.constant(np.where(kernel >= 0, F(1), F(-1)))
-    if place == "conv":
-        x = make(b, x, {**given, "array": kernel})
-    else:
-        x = b.add("Conv", [x, weights])
+    x = make(b, x, {**given, "array": kernel}) if place == "conv" else b.add("Conv", [x, weights])
     norm = [
         np.array([1.25, -0.75, 0.5, 2.0], F),
         np.array([0.3, -0.2, 0.1, 0.4], F),
@@ -151,10 +157,8 @@ def network(opset: int, place: str, make: Make, given: dict[str, Any]) -> Any:
         x = b.add("Flatten", [x])
     features = given.get("features") or _features(b, x, shape, dtype)
     head = rng.choice(np.array([-1, 1], F), (features, CLASSES))
-    if place == "head":
-        x = make(b, x, {**given, "array": head})
-    else:
-        x = b.add("MatMul", [x, b.constant(head)])
+    given = {**given, "array": head}
+    x = make(b, x, given) if place == "head" else b.add("MatMul", [x, b.constant(head)])
     if place == "logits":
         x = make(b, x, given)
     return b.model(x, shape, dtype)
@@ -185,9 +189,6 @@ class Trial:
     #: Whether the plain operator converts here; else it must be refused (or right).
     converts: bool = True
     oldest: int = OLDEST_OPSET
-
-
-_NOT_ARGUMENTS = {"array", "nhwc", "uint8", "signed", "flat", "features", "filters", "outputs", "second"}
 
 
 def _arguments(operator: str, b: Builder, given: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
@@ -475,7 +476,6 @@ TRIALS: dict[str, list[Trial]] = {
                 "outputs": [2, 3, 5],
             },
         ),
-        Trial("logits", node("Identity")),
     ],
     "Cast": [
         Trial("image", node("Cast"), {"to": TensorProto.FLOAT, "uint8": True}),
@@ -870,8 +870,8 @@ for _name in ("ReduceMean", "ReduceSum"):
 
 
 def versions(operator: str) -> list[tuple[int, bool]]:
-    """The operator sets to try, as far as the installed package knows them: 7, or the first that has the operator,
-    and each that changed it; and whether the set brought another form of it, and not only more types."""
+    """The operator sets to try, as far as the installed package knows them: 7, or the first that has the
+    operator, and each that changed it; and whether it has another form there, and not only more types."""
     if operator == "BipolarQuant":
         return [(7, True), (13, False), (20, False)]
     newest = onnx.defs.onnx_opset_version()
@@ -909,13 +909,13 @@ def cases(full: bool = False) -> Iterator[tuple[Case, Trial]]:
     for operator, trials in TRIALS.items():
         for opset, form in versions(operator):
             known = arguments(operator, opset) | {"first", "second", "outputs", "kind"}
-            for trial in trials:
+            for place, trial in enumerate(trials):
                 if opset < trial.oldest:
                     continue
                 tried = trial.values.items() if form or full else ()
                 pairs = [(name, value) for name, values in tried if name in known for value in values]
-                for argument, value in [("", None), *pairs]:
+                for i, (argument, value) in enumerate([("", None), *pairs]):
                     given = dict(trial.base) if not argument else {**trial.base, argument: value}
                     model = network(opset, trial.place, trial.make, given)
                     label = _label(value) if argument else ""
-                    yield Case(operator, argument, label, opset, trial.place, model), trial
+                    yield Case(operator, argument, label, opset, trial.place, (place, i), model), trial
