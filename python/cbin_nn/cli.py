@@ -106,6 +106,15 @@ def _print(value: dict[str, Any], as_json: bool, text: str) -> None:
     click.echo(json.dumps(value) if as_json else text)
 
 
+def _check_report(path: Path | None, force: bool) -> None:
+    """Refuses a report that can't be written before the work that it is to show."""
+    if path is not None:
+        from .report import report_kind
+
+        report_kind(path)
+        check_target(path, overwrite=force)
+
+
 def _load_array(argument: str, path: Path) -> npt.NDArray[Any]:
     try:
         array = np.load(path, allow_pickle=False)
@@ -190,8 +199,7 @@ def inspect(model: Path, report: Path | None, force: bool, as_json: bool) -> Non
     """
     from .report import summary
 
-    if report is not None:
-        check_target(report, overwrite=force)
+    _check_report(report, force)
     loaded = _load_or_convert(model)
     if report is not None:
         loaded.report().save(report, overwrite=force)
@@ -400,8 +408,7 @@ def bench(
     """
     from .deploy import bench as run_bench
 
-    if report is not None:
-        check_target(report, overwrite=force)
+    _check_report(report, force)
     loaded = _load_or_convert(model)
     truth = None if labels is None else _load_array("labels", labels)
     pictures = None if images is None else _load_array("images", images)
