@@ -1,7 +1,8 @@
 """The command line: the verbs of the Python API.
 
 `--json` prints one JSON object on standard output and nothing else there. Progress goes to standard
-error, and only where that is a terminal. Exit status: 0 done, 1 an error in one line, 2 wrong usage.
+error, and only where that is a terminal. Exit status: 0 done, 1 an error in one line (a network that can't be
+converted: one line for each kind of reason), 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -88,7 +89,10 @@ class _Verbs(click.Group):
 
 
 def _fail(ctx: click.Context, message: str) -> None:
-    click.echo(f"cbin-nn: {' '.join(message.split())}", err=True)
+    lines = [" ".join(line.split()) for line in message.splitlines()]
+    click.echo(
+        "\n".join(filter(None, [f"cbin-nn: {lines[0]}" if lines else "cbin-nn", *lines[1:]])), err=True
+    )
     ctx.exit(1)
 
 

@@ -123,9 +123,7 @@ def _step(node: g.Node, x: Array, terms: Array) -> tuple[Array, Array]:
         return x.reshape(len(x), -1), flat
     if isinstance(node, g.Identity):
         return x, terms
-    raise ConversionError(
-        "unsupported-layer", f"layer {node.layer!r}: {type(node).__name__} is not evaluated"
-    )
+    raise ConversionError("unsupported-layer", f"{type(node).__name__} is not evaluated", layer=node.layer)
 
 
 def _largest(*sizes: Any) -> Array:

@@ -66,10 +66,7 @@ def naming(path: Path, kind: str, advice: str) -> Iterator[None]:
     try:
         yield
     except ConversionError as error:
-        message = " ".join(error.message.split())
-        raise ConversionError(
-            error.slug, message if str(path) in message else f"{path}: {message}"
-        ) from error
+        raise error.inside(str(path)) from error
     except CbinError:
         raise
     except FileNotFoundError as error:

@@ -52,13 +52,13 @@ from .graph import (
     MaxPool2D,
     Node,
     PReLU,
-    Problem,
     Rescaling,
     Shape,
     Sign,
     Softmax,
 )
 from .passes import canonicalize
+from .problems import Problem, together
 from .weights import binarized, same_padding
 
 __all__ = ["read_checkpoint", "read_keras"]
@@ -195,7 +195,7 @@ class _Layer:
     parents: tuple[_Layer, ...] = ()
 
     def refuse(self, slug: str, message: str) -> ConversionError:
-        return ConversionError(slug, f"layer {self.name!r} ({self.class_name}): {message}")
+        return ConversionError(slug, message, layer=self.name, kind=self.class_name)
 
 
 def _read_array(layer: _Layer, dataset: Any, what: str, shape: Shape) -> Float32:
@@ -688,8 +688,8 @@ class _Builder:
         output = results[network.output]
         name = output[0] if output is not None else self.nodes[-1].name if self.nodes else ""
         if not self.nodes:
-            raise Problem.error(self.problems)
-        return canonicalize(Graph(network.name, self.nodes, name, problems=self.problems))
+            raise together(self.problems)
+        return canonicalize(Graph(network.name, self.nodes, name, problems=self.problems, framework="keras"))
 
     def _call(
         self, call: _Call, inputs: list[tuple[str, Shape] | None], build_shape: Any
@@ -719,7 +719,7 @@ class _Builder:
         except ConversionError as error:
             if not error.slug.startswith("unsupported") or not (self.nodes or self.problems):
                 raise
-            self.problems.append(Problem(error.message, error.slug))
+            self.problems.append(Problem.of(error))
             return None
         return self.tensor, self.shape
 
@@ -748,7 +748,7 @@ class _Builder:
         self.shape = node.output_shape((self.shape,))
         if min(self.shape) < 1 or any(side > 2**31 for side in self.shape):
             raise ConversionError(
-                "shape-mismatch", f"layer {node.layer!r}: its output shape {self.shape} is impossible"
+                "shape-mismatch", f"its output shape {self.shape} is impossible", layer=node.layer
             )
         self._append(node)
 

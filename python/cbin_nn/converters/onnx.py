@@ -131,6 +131,7 @@ class _Importer:
             self.constants,
             self.operations,
             self.graph.output[0].name,
+            framework="onnx",
             name_by_parameters=not any(map(_module_path, self.graph.node)),
         )
 
@@ -247,7 +248,7 @@ class _Importer:
         ):
             if name in value:
                 return np.asarray(value[name], dtype)
-        raise ConversionError("unsupported-layer", f"layer {layer!r}: a constant of a kind that is not read")
+        raise ConversionError("unsupported-layer", "a constant of a kind that is not read", layer=layer)
 
     def _known(self, name: str) -> Array | None:
         """A small constant that an attribute became in a later opset; made by initializers or Constant

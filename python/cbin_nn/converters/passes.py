@@ -33,9 +33,7 @@ def canonicalize(graph: g.Graph) -> g.Graph:
 
 def _rebuilt(graph: g.Graph, nodes: list[g.Node], alias: dict[str, str], notes: list[str]) -> g.Graph:
     output = alias.get(graph.output, graph.output)
-    return g.Graph(
-        graph.name, nodes, output, [*graph.notes, *notes], graph.problems, graph.layouts, graph.middles
-    )
+    return replace(graph, nodes=nodes, output=output, notes=[*graph.notes, *notes])
 
 
 def _readers(graph: g.Graph) -> Counter[str]:
@@ -216,15 +214,7 @@ def split_ternary(graph: g.Graph, sign: str) -> g.Graph | None:
         if node is head:
             result.append(half)
     output = half.name if graph.output == head.name else graph.output
-    return g.Graph(
-        graph.name,
-        result,
-        output,
-        list(graph.notes),
-        list(graph.problems),
-        graph.layouts,
-        graph.middles,
-    )
+    return replace(graph, nodes=result, output=output, notes=list(graph.notes))
 
 
 def _twice(node: g.Node, channels: int) -> g.Node:

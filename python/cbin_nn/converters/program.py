@@ -81,6 +81,8 @@ class Program:
     operations: list[Operation]
     output: str
     notes: list[str] = field(default_factory=list)
+    #: Whose words messages use: "torch" or "onnx".
+    framework: str = ""
     #: True where operations have no module path, so that layers are better named after their parameters.
     name_by_parameters: bool = False
 
@@ -95,7 +97,7 @@ class Program:
             missing = [name for name in operation.inputs if name not in known]
             if missing:
                 raise ConversionError(
-                    "bad-graph", f"layer {operation.layer!r} reads {missing[0]!r}, which nothing makes"
+                    "bad-graph", f"it reads {missing[0]!r}, which nothing makes", layer=operation.layer
                 )
             if operation.output in known:
                 raise ConversionError("bad-graph", f"tensor {operation.output!r} is made twice")
@@ -180,6 +182,7 @@ def simplify(program: Program) -> Program:
         [operation for operation in kept if operation.output in needed],
         output,
         list(dict.fromkeys(notes)),
+        program.framework,
         program.name_by_parameters,
     )
 
@@ -311,11 +314,11 @@ class ConstantFolder:
                 return None
             known.append(value)
         if _size_after(operation, known) > MAX_ELEMENTS:
-            raise ConversionError("damaged-file", f"layer {operation.layer!r}: its constant is too large")
+            raise ConversionError("damaged-file", "its constant is too large", layer=operation.layer)
         try:
             with np.errstate(all="ignore"):
                 return np.asarray(_EVALUATORS[operation.kind](known, operation.attributes))
         except (ValueError, TypeError, IndexError, KeyError) as error:
             raise ConversionError(
-                "damaged-file", f"layer {operation.layer!r}: its constants do not fit together ({error})"
+                "damaged-file", f"its constants do not fit together ({error})", layer=operation.layer
             ) from error

@@ -300,7 +300,13 @@ class _Importer:
         for node in self._list(self.graph, "nodes"):
             self._node(_record(node, "a node"))
         return Program(
-            self.name, inputs[0], tuple(shape), self.constants, self.operations, self._current(outputs[0])
+            self.name,
+            inputs[0],
+            tuple(shape),
+            self.constants,
+            self.operations,
+            self._current(outputs[0]),
+            framework="torch",
         )
 
     @staticmethod
@@ -446,8 +452,9 @@ class _Importer:
                 # No mere unsupported operation: what reads the view depends on it, and does not name it.
                 raise ConversionError(
                     "unsupported-layer",
-                    f"layer {layer!r}: {name} changes a tensor in place that is shared with a view; write it "
-                    "without the change in place",
+                    f"{name} changes a tensor in place that is shared with a view; write it without the "
+                    "change in place",
+                    layer=layer,
                 )
             name = name[:-1]
         elif name in _VIEWS:

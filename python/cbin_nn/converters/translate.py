@@ -148,11 +148,18 @@ class _Translator:
             self._problem(program.operations[-1].layer, "a flattened plane can't be the output")
         output = result.node if isinstance(result, _Tensor) else self.nodes[-1].name
         return g.Graph(
-            program.name, self.nodes, output, self.notes, self.problems, self.layouts, self.middles
+            program.name,
+            self.nodes,
+            output,
+            self.notes,
+            self.problems,
+            self.layouts,
+            self.middles,
+            program.framework,
         )
 
-    def _problem(self, layer: str, reason: str) -> _Unknown:
-        self.problems.append(g.Problem(f"layer {layer!r}: {reason}"))
+    def _problem(self, layer: str, reason: str, kind: str = "", advice: str = "") -> _Unknown:
+        self.problems.append(g.Problem(reason, layer=layer, kind=kind, advice=advice))
         return _Unknown()
 
     def _visit(self, operation: Operation) -> _Value:
@@ -160,8 +167,7 @@ class _Translator:
         if operation.kind == "unsupported" or operation.kind not in self.handlers:
             name = operation.attributes.get("name", operation.kind)
             reason = operation.attributes.get("reason", "no operator of this kind converts")
-            advice = _ADVICE.get(name)
-            return self._problem(layer, f"{name}: {reason}" + (f"; {advice}" if advice else ""))
+            return self._problem(layer, reason, name, _ADVICE.get(name, ""))
         if any(isinstance(self.values.get(name), _Unknown) for name in operation.inputs):
             return _Unknown()
         try:
@@ -390,8 +396,8 @@ class _Translator:
             if value.shape != (channels,):
                 raise ConversionError(
                     "shape-mismatch",
-                    f"layer {self._layer(operation)!r}: {what} has {value.size} values for {channels} "
-                    "channels",
+                    f"{what} has {value.size} values for {channels} channels",
+                    layer=self._layer(operation),
                 )
             fields[what] = self._in_order(x, value)
         return self._emit(g.BatchNorm, operation, x, epsilon=operation.attributes["epsilon"], **fields)
@@ -534,8 +540,8 @@ class _Translator:
         if kernel.shape[0] != x.shape[0]:
             raise ConversionError(
                 "shape-mismatch",
-                f"layer {self._layer(operation)!r}: it takes {kernel.shape[0]} features, and its input has "
-                f"{x.shape[0]}",
+                f"it takes {kernel.shape[0]} features, and its input has {x.shape[0]}",
+                layer=self._layer(operation),
             )
         kernel = np.ascontiguousarray(self._in_order(x, kernel))
         signs, binary, scale = binarized(kernel, self._layer(operation), self.notes)

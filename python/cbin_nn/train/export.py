@@ -66,7 +66,7 @@ def to_graph(
     reader = _Reader(name, shape)
     for layer, module in _leaves("", model):
         reader.add(layer, module)
-    return g.Graph(name, reader.nodes, reader.nodes[-1].name)
+    return g.Graph(name, reader.nodes, reader.nodes[-1].name, framework="torch")
 
 
 class _Reader:
