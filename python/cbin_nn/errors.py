@@ -82,7 +82,12 @@ class ConversionError(CbinError, ValueError):
 
     @classmethod
     def of_lines(cls, slug: str, lines: Sequence[str]) -> ConversionError:
-        """An error that tells several things, one a line."""
+        """An error that tells several things, one a line.
+
+        Args:
+            slug: see `CbinError`.
+            lines: what the message says; each becomes one line, whatever it holds.
+        """
         error = cls(slug, "; ".join(lines))
         return error._saying("\n".join(" ".join(line.split()) for line in lines))
 
