@@ -91,7 +91,15 @@ def test_samples_whose_sign_sees_zero_are_refused(samples: Path, name: str) -> N
         cbin_nn.convert(torch_sample(samples, name))
     message = str(caught.value)
     assert caught.value.slug == "sign-of-zero" and name in message and message.count("\n") <= 4
-    for word in ("sign_1", "sign_3", "sign_5", "channels 0, 1, 2", "32 in all", "64 in all", "where(x >= 0, 1, -1)"):
+    for word in (
+        "sign_1",
+        "sign_3",
+        "sign_5",
+        "channels 0, 1, 2",
+        "32 in all",
+        "64 in all",
+        "where(x >= 0, 1, -1)",
+    ):
         assert word in message
 
 
