@@ -240,7 +240,9 @@ class VerifyReport:
                 f"can't be judged. The source gives other values when it is run again, first at layer "
                 f"{shaky[0]!r}; make it deterministic (no dropout, noise or BatchNorm in training mode)"
             )
-        return "yes" + (", for the conversion; nothing judged the reading of the source" * bool(self.unjudged))
+        return "yes" + (
+            ", for the conversion; nothing judged the reading of the source" * bool(self.unjudged)
+        )
 
 
 def _summary(name: str, what: str, regions: Sequence[Region]) -> str:
@@ -648,9 +650,7 @@ def _anchored(graph: g.Graph, operators: Sequence[OperatorReport]) -> dict[str, 
     return found
 
 
-def _unstable(
-    graph: g.Graph, first: Mapping[str, Floats], second: Mapping[str, Floats]
-) -> set[str]:
+def _unstable(graph: g.Graph, first: Mapping[str, Floats], second: Mapping[str, Floats]) -> set[str]:
     """Tensors that differ between two runs, though the tensors that they are made of do not."""
     changed = set()
     for name, value in first.items():

@@ -176,11 +176,11 @@ def _step(node: g.Node, inputs: list[Numbers]) -> Numbers:
         return _affine(centred, centred.value * slope, slope, beta)
     if isinstance(node, g.PReLU):
         alpha = node.alpha.astype(np.float64)
-        rising = np.abs(alpha)
-        size, error = np.maximum(x.size, np.abs(value)), x.error
-        slope = np.where(value >= 0, 1.0, rising)
-        slope = np.where(np.abs(value) <= error, np.maximum(1.0, rising), slope)
-        return Numbers(np.where(value >= 0, value, alpha * value), size * slope, error * slope)
+        steep = np.abs(alpha)
+        slopes = np.where(value >= 0, 1.0, steep)
+        slopes = np.where(np.abs(value) <= x.error, np.maximum(1.0, steep), slopes)
+        size = np.maximum(x.size, np.abs(value))
+        return Numbers(np.where(value >= 0, value, alpha * value), size * slopes, x.error * slopes)
     if isinstance(node, g.Clip):
         low = -np.inf if node.low is None else float(np.float32(node.low))
         high = np.inf if node.high is None else float(np.float32(node.high))
@@ -205,9 +205,7 @@ def _step(node: g.Node, inputs: list[Numbers]) -> Numbers:
             _pooled(x.error, node.window, value.shape),
         )
     if isinstance(node, g.Flatten):
-        return Numbers(
-            value.reshape(len(value), -1), _flat(x.size, value.shape), _flat(x.error, value.shape)
-        )
+        return Numbers(value.reshape(len(value), -1), _flat(x.size, value.shape), _flat(x.error, value.shape))
     if isinstance(node, g.Softmax):
         return _softmax(node, x)
     if isinstance(node, g.Add):

@@ -161,6 +161,7 @@ class _Torch(Framework):
         )
         self.torch, self.module = torch, program.module()
         self.size, self.device, self.dtype = self._input(program)
+        self.runs = 0
 
     @staticmethod
     def _input(program: Any) -> tuple[int | None, Any, Any]:
@@ -190,7 +191,9 @@ class _Torch(Framework):
 
         watch, outputs = Watch(self.module), []
         step = self.size or _BATCH
+        self.runs += 1
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.runs)  # what depends on chance shall differ from run to run
             for begin in range(0, len(batch), step):
                 part = batch[begin : begin + step]
                 if self.size and len(part) < step:  # filled up with the last image, and cut off below
@@ -249,7 +252,9 @@ class _Keras(Framework):
         if isinstance(source, Path):
             tensorflow = _need("tensorflow", "pip install tensorflow")
             if importlib.util.find_spec("larq") is not None:
-                with contextlib.suppress(ImportError, AttributeError):  # under Keras 3; its layers are unknown
+                with contextlib.suppress(
+                    ImportError, AttributeError
+                ):  # under Keras 3; its layers are unknown
                     importlib.import_module("larq")  # registers its layers
             self.model = tensorflow.keras.models.load_model(os.fspath(source), compile=False)
         else:
@@ -334,7 +339,7 @@ def _recording(called: type, root: Any) -> Iterator[list[_Recorded]]:
             calls.append(_Recorded(self, inside, _tensors(args), result))
         return result
 
-    called.__call__ = call  # type: ignore[assignment]
+    called.__call__ = call  # type: ignore[method-assign]
     try:
         yield calls
     finally:

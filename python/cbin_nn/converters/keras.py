@@ -702,9 +702,7 @@ class _Builder:
             for call in network.calls
         ]
         return canonicalize(
-            Graph(
-                network.name, self.nodes, name, problems=self.problems, origins=self.origins, calls=calls
-            )
+            Graph(network.name, self.nodes, name, problems=self.problems, origins=self.origins, calls=calls)
         )
 
     def _call(

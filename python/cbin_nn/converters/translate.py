@@ -179,7 +179,7 @@ class _Translator:
         if isinstance(last, g.Linear) and isinstance(made.get(last.inputs[0]), g.Sign):
             parts = (last.factor, last.divisor, last.offset)
             if last.inputs[0] not in self.origins and all(isinstance(part, Fraction) for part in parts):
-                factor, divisor, offset = (float(part) for part in parts)  # type: ignore[arg-type]
+                factor, divisor, offset = (float(part) for part in parts)
                 self.origins[last.inputs[0]] = replace(origin, scale=factor / divisor, offset=offset)
 
     def _layer(self, operation: Operation) -> str:
