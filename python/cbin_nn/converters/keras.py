@@ -39,6 +39,7 @@ from .graph import (
     Add,
     BatchNorm,
     Bias,
+    Call,
     Clip,
     Concatenate,
     Conv2D,
@@ -51,6 +52,7 @@ from .graph import (
     Linear,
     MaxPool2D,
     Node,
+    Origin,
     PReLU,
     Rescaling,
     Shape,
@@ -655,6 +657,9 @@ class _Builder:
         #: Tensors and shapes that the current layer reads; the first is `tensor`, `shape`.
         self.inputs: list[tuple[str, Shape]] = []
         self.names: set[str] = set()
+        #: Which call's result a tensor is; the call that is at work.
+        self.origins: dict[str, Origin] = {}
+        self.number = 0
         self.handlers: dict[str, Callable[[_Layer], None]] = {
             "Activation": self._activation_layer,
             "Add": self._merge,
@@ -683,13 +688,30 @@ class _Builder:
         """The graph of a network."""
         #: Tensor and shape of each call; None where it can't be converted.
         results: list[tuple[str, Shape] | None] = []
-        for call in network.calls:
-            results.append(self._call(call, [results[i] for i in call.inputs], network.build_shape))
+        for self.number, call in enumerate(network.calls):
+            result = self._call(call, [results[i] for i in call.inputs], network.build_shape)
+            results.append(result)
+            if result is not None:
+                self.origins.setdefault(result[0], Origin(str(self.number)))
         output = results[network.output]
         name = output[0] if output is not None else self.nodes[-1].name if self.nodes else ""
         if not self.nodes:
             raise together(self.problems)
-        return canonicalize(Graph(network.name, self.nodes, name, problems=self.problems, framework="keras"))
+        calls = [
+            Call(call.layer.name, tuple(parent.name for parent in call.layer.parents), call.inputs)
+            for call in network.calls
+        ]
+        return canonicalize(
+            Graph(
+                network.name,
+                self.nodes,
+                name,
+                problems=self.problems,
+                origins=self.origins,
+                calls=calls,
+                framework="keras",
+            )
+        )
 
     def _call(
         self, call: _Call, inputs: list[tuple[str, Shape] | None], build_shape: Any
@@ -805,6 +827,7 @@ class _Builder:
         name = layer.name if layer.class_name == "InputLayer" else "input"
         node = Input(name, layer.name, (), tuple(shape[1:]))
         self._append(node)
+        self.origins[self.tensor] = Origin("image")
         self.shape = node.shape
 
     def _conv(self, layer: _Layer) -> None:
@@ -916,6 +939,7 @@ class _Builder:
         if self._input_quantizer(layer) is None:
             return
         self._add(Sign(f"{layer.name}/input_quantizer", layer.name, (self.tensor,)))
+        self.origins[self.tensor] = Origin(f"{self.number}/input_quantizer")
 
     def _finish(self, layer: _Layer, bias: Float32 | None) -> None:
         if bias is not None:

@@ -100,6 +100,12 @@ class OperatorReport:
     #: The source's sign whose bits are this operator's output; empty for a pool of bits, and for the last
     # layer.
     sign: str = ""
+    #: The tensor of `ConversionReport.graph` that this operator's output stands for; empty where there is none,
+    #: as for a convolution whose pool was kept apart.
+    tensor: str = ""
+    #: What the approximations come to: how far each filter's sum, in the source's units, can be off, shape
+    #: (filters,); None is nowhere. Input offsets that are read within float32 rounding count too.
+    bound: npt.NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -263,6 +269,8 @@ class _Open:
     #: Scales that belong to the accumulator itself, before every chain.
     head: list[Planned] = field(default_factory=list)
     approximations: list[str] = field(default_factory=list)
+    #: As `OperatorReport.bound`.
+    bound: npt.NDArray[np.float64] | None = None
     #: Channels where a tie is -1; None is nowhere.
     strict: Bools | None = None
 
@@ -648,6 +656,19 @@ class _Lowering:
                 f"input offsets are read as multiples of 1/{bytes_.mul} of a grey level, off by at most "
                 f"{ratio_error:.2g}"
             )
+        # Snapping an offset within float32 rounding counts as well: sum of |w| times what the ratio moved.
+        moved = max(
+            abs(float(Fraction(int(add), bytes_.mul) - ratio))
+            for add, ratio in zip(
+                np.broadcast_to(bytes_.add if bytes_.adds is None else bytes_.adds, len(ratios)).tolist(),
+                ratios,
+                strict=True,
+            )
+        )
+        off = off + np.abs(real.reshape(len(real), -1)).sum(axis=1) * max(0.0, moved - ratio_error)
+        if common:
+            off = off * abs(float(meaning.scale[0])) * (1.0 if node.scale is None else np.abs(node.scale))
+        opened.bound = off if off.any() else None
         opened.bytes = bytes_
         factor = (meaning.scale[0] if common else one) / bytes_.mul
         scale = node.scale if common else None
@@ -697,6 +718,7 @@ class _Lowering:
         opened.weights = found.weights
         opened.head = [Planned(node.layer, "linear", (found.scale, Fraction(0)))]
         off = found.bound(np.ones(kernel.shape[1]))
+        opened.bound = off if off.any() else None
         if off.max() > 1e-12 * float(np.abs(kernel).sum(axis=1).max()):
             opened.approximations.append(
                 "real weights as 8-bit weights, one scale a unit: a sum is off by at most "
@@ -722,7 +744,8 @@ class _Lowering:
         else:
             name = self._unique(node.layer)
             self.operators.append(BMaxPool2D(name, state.tensor, name, node.window))
-            self.reports.append(OperatorReport(name, "bmaxpool2d", [*self.pending, node.layer], shape))
+            layers = [*self.pending, node.layer]
+            self.reports.append(OperatorReport(name, "bmaxpool2d", layers, shape, tensor=node.name))
             self.pending = []
             self.state = _Bits(name, shape)
 
@@ -759,7 +782,7 @@ class _Lowering:
             if found:
                 self.zeros.append((node, state.node.layer, found))
         self._close(state)
-        self.reports[-1] = replace(self.reports[-1], sign=node.name)
+        self.reports[-1] = replace(self.reports[-1], sign=node.name, tensor=node.name)
 
     @staticmethod
     def _plane_after(state: _Open, pools: int) -> tuple[int, ...]:
@@ -911,6 +934,7 @@ class _Lowering:
             state.pools[:-1],
             head=state.head,
             approximations=state.approximations,
+            bound=state.bound,
             strict=state.strict,
         )
         inner.shape = self._plane_after(inner, len(inner.pools))
@@ -957,7 +981,8 @@ class _Lowering:
                 name, state.source, name, state.weights, state.window, rules, pool, state.one_padding
             )
         self.operators.append(operator)
-        self.reports.append(_counted(name, operator.kind, layers, shape, report, state.approximations))
+        counted = _counted(name, operator.kind, layers, shape, report, state.approximations)
+        self.reports.append(replace(counted, bound=state.bound))
         self.state = _Bits(name, shape)
 
     def _rules(self, state: _Open) -> tuple[Rules, tuple[int, ...]]:
@@ -1023,8 +1048,24 @@ class _Lowering:
         self.operators.append(head)
         layers = [*state.layers, *self.pending] + ([self.softmax] if self.softmax else [])
         self.reports.append(
-            OperatorReport(name, head.kind, layers, state.plane, approximations=state.approximations)
+            OperatorReport(
+                name,
+                head.kind,
+                layers,
+                state.plane,
+                approximations=state.approximations,
+                tensor=self._logits(),
+                bound=state.bound,
+            )
         )
+
+    def _logits(self) -> str:
+        """The tensor that the network returns, or what its closing softmax reads."""
+        nodes = {node.name: node for node in self.graph.nodes}
+        name = self.graph.output
+        while isinstance(nodes[name], (g.Softmax, g.Identity)):
+            name = nodes[name].inputs[0]
+        return name
 
 
 # ------------------------------------------------------------------------------------------------

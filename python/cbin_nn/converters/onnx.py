@@ -343,7 +343,8 @@ class _Importer:
         self._emit("permute", node, layer, axes=None if axes is None else tuple(axes))
 
     def _op_softmax(self, node: Any, layer: str, a: dict[str, Any]) -> None:
-        self._emit("softmax", node, layer, axis=int(a.get("axis", -1 if self.opset >= 13 else 1)))
+        axis, log = int(a.get("axis", -1 if self.opset >= 13 else 1)), node.op_type == "LogSoftmax"
+        self._emit("softmax", node, layer, axis=axis, log=log)
 
     def _op_logsoftmax(self, node: Any, layer: str, a: dict[str, Any]) -> None:
         self._op_softmax(node, layer, a)

@@ -32,7 +32,7 @@ groups |
 | flatten; reshape | x; x, shape | start, end |
 | permute, squeeze, unsqueeze, expand | x, ... | axes |
 | mean, sum | x | axes (None is all), keepdims |
-| softmax | x | axis |
+| softmax | x | axis, log |
 | identity | x | dropped: why it does nothing, or absent |
 | shape, gather, concat, slice | | axis |
 | unsupported | any | name, reason |

@@ -559,7 +559,7 @@ class _Importer:
             axes = self._ints(arguments.get("dim"), []) or None
             emit(name, tensor(), axes=axes, keepdims=bool(arguments.get("keepdim", {}).get("as_bool", False)))
         elif name in ("softmax", "_softmax", "log_softmax", "_log_softmax"):
-            emit("softmax", tensor(), axis=self._ints(arguments.get("dim"), [-1])[0])
+            emit("softmax", tensor(), axis=self._ints(arguments.get("dim"), [-1])[0], log="log" in name)
         elif name == "cat":
             tensors = [
                 self._current(_record(t, "cat").get("name"))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -95,8 +95,7 @@ class _Translator:
         self.names: set[str] = set()
         self.notes = list(program.notes)
         self.problems: list[g.Problem] = []
-        self.middles: dict[str, float] = {}
-        self.layouts: dict[str, tuple[str, Any]] = {}
+        self.origins: dict[str, g.Origin] = {}
         self.producers = {operation.output: operation for operation in program.operations}
         self.handlers: dict[str, Callable[[Operation], _Value]] = {
             "add": self._add,
@@ -153,9 +152,8 @@ class _Translator:
             output,
             self.notes,
             self.problems,
-            self.layouts,
-            self.middles,
-            program.framework,
+            self.origins,
+            framework=program.framework,
         )
 
     def _problem(self, layer: str, reason: str, kind: str = "", advice: str = "") -> _Unknown:
@@ -171,9 +169,25 @@ class _Translator:
         if any(isinstance(self.values.get(name), _Unknown) for name in operation.inputs):
             return _Unknown()
         try:
-            return self.handlers[operation.kind](operation)
+            result = self.handlers[operation.kind](operation)
         except _Unsupported as error:
             return self._problem(layer, str(error))
+        if isinstance(result, _Tensor):
+            self._trace(operation, result)
+        return result
+
+    def _trace(self, operation: Operation, result: _Tensor) -> None:
+        """Notes which tensor of the source a result is, and the bits that it is made of."""
+        origin = g.Origin(operation.output, result.axes, result.order)
+        if self.origins.setdefault(result.node, origin) is not origin:
+            return
+        made = {node.name: node for node in self.nodes[-2:]}
+        last = made[result.node] if result.node in made else None
+        if isinstance(last, g.Linear) and isinstance(made.get(last.inputs[0]), g.Sign):
+            parts = (last.factor, last.divisor, last.offset)
+            if last.inputs[0] not in self.origins and all(isinstance(part, Fraction) for part in parts):
+                factor, divisor, offset = (float(part) for part in parts)
+                self.origins[last.inputs[0]] = replace(origin, scale=factor / divisor, offset=offset)
 
     def _layer(self, operation: Operation) -> str:
         """What to call the layer of an operation."""
@@ -193,7 +207,7 @@ class _Translator:
         shape, name = self.program.input_shape, self.program.input
         if len(shape) == 2:
             self._node(g.Input(name, name, (), (1, 1, shape[1])))
-            self.layouts[name] = ("NF", None)
+            self.origins[name] = g.Origin(name, "NF")
             self._node(g.Flatten(self._unique(f"{name}/flat"), name, (name,)))
             return _Tensor(self.nodes[-1].name, (shape[1],), "NF")
         if len(shape) != 4:
@@ -208,7 +222,7 @@ class _Translator:
         sides = dict(zip(axes, shape, strict=True))
         node = g.Input(name, name, (), (sides["H"], sides["W"], sides["C"]))
         self._node(node)
-        self.layouts[name] = (axes, None)
+        self.origins[name] = g.Origin(name, axes)
         return _Tensor(name, node.shape, axes)
 
     def _unique(self, name: str) -> str:
@@ -230,7 +244,6 @@ class _Translator:
         node = kind(name, self._layer(operation), (x.node,), **fields)
         shape = node.output_shape((x.shape,))
         self._node(node)
-        self.layouts[name] = (x.axes, x.order)
         return _Tensor(name, shape, x.axes, x.order)
 
     # -- operands
@@ -470,8 +483,6 @@ class _Translator:
             x = self._linear(operation, x, "/threshold", offset=-threshold)
         x = self._emit(g.Sign, operation, x, zero=1 if relation in ("ge", "le") else -1)
         scale, offset = (yes - no) / 2, (yes + no) / 2
-        if offset:
-            self.middles[x.node] = float(offset)
         if scale != 1 or offset:
             x = self._linear(operation, x, "/levels", factor=scale, offset=offset)
         return x
@@ -585,7 +596,7 @@ class _Translator:
         x = self._tensor(operation)
         if operation.attributes.get("axis") not in (-1, 1) or x.axes != "NF":
             raise _Unsupported("softmax converts over the last axis of a flat tensor only")
-        return self._emit(g.Softmax, operation, x)
+        return self._emit(g.Softmax, operation, x, log=bool(operation.attributes.get("log", False)))
 
     # -- shapes
 
