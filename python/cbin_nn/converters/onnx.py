@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConversionError, MissingExtra
+from . import files
 from .graph import Graph
 from .program import MAX_ELEMENTS, Array, Operation, Program
 from .translate import translate
@@ -173,6 +174,7 @@ class _Importer:
             raise ConversionError("damaged-file", f"{what!r}: its place in {name!r} is no number") from error
         if offset < 0 or length != bytes_ or offset + length > path.stat().st_size:
             raise ConversionError("damaged-file", f"{what!r} reaches beyond the file {name!r}")
+        files.on_further_file(path)
         with path.open("rb") as file:
             file.seek(offset)
             content = file.read(length)
