@@ -184,7 +184,7 @@ def test_an_onnx_that_does_not_import_is_told_apart_from_one_that_is_absent(
 
     monkeypatch.setattr(reader.importlib, "import_module", broken)
     with pytest.raises(MissingExtra, match=r"does not import .*float4_e2m1fn.*pip install --upgrade onnx"):
-        cbin_nn.convert(ANSWERS / "torch_2_dynamo.onnx")
+        reader.read_onnx(ANSWERS / "torch_2_dynamo.onnx")
 
 
 # -- programs

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConversionError, MissingExtra
+from . import files
 from .graph import Graph
 from .program import MAX_ELEMENTS, Array, Operation, Program
 from .signatures import Signature
@@ -271,6 +272,7 @@ class _Importer:
             raise ConversionError("damaged-file", f"{what!r}: its place in {name!r} is no number") from error
         if offset < 0 or length != bytes_ or offset + length > path.stat().st_size:
             raise ConversionError("damaged-file", f"{what!r} reaches beyond the file {name!r}")
+        files.on_further_file(path)
         with path.open("rb") as file:
             file.seek(offset)
             content = file.read(length)
@@ -405,23 +407,7 @@ class _Importer:
         fields = {"name": node.kind, "reason": reason, "slug": slug}
         self._operation("unsupported", node.layer, inputs, output, fields)
 
-<<<<<<< HEAD
-    def _constant(self, attributes: dict[str, Any], layer: str) -> Array:
-        value = {name: self.onnx.helper.get_attribute_value(a) for name, a in attributes.items()}
-        if "value" in value:
-            return self._array(value["value"], layer)
-        for name, dtype in (
-            ("value_float", np.float32),
-            ("value_floats", np.float32),
-            ("value_int", np.int64),
-            ("value_ints", np.int64),
-        ):
-            if name in value:
-                return np.asarray(value[name], dtype)
-        raise ConversionError("unsupported-layer", "a constant of a kind that is not read", layer=layer)
-=======
     # -- for handlers
->>>>>>> wt-onnx
 
     def dtype(self, code: int) -> np.dtype[Any] | None:
         """NumPy's type for a type of ONNX; None for those that are not read: text, complex numbers,
@@ -625,7 +611,7 @@ class _Node:
                 raise self.damaged(f"attribute {attribute.name!r} can't be read") from error
 
     def damaged(self, reason: str) -> ConversionError:
-        return ConversionError("damaged-file", f"layer {self.layer!r}: {self.kind}: {reason}")
+        return ConversionError("damaged-file", reason, layer=self.layer, kind=self.kind)
 
     def input(self, index: int) -> str:
         """The name of an input; "" where it is absent."""
@@ -895,7 +881,8 @@ def _transpose(reader: _Importer, node: _Node) -> None:
 def _softmax(reader: _Importer, node: _Node) -> None:
     """Before set 13 all axes from `axis` on are one; on a flat tensor that is the last one, too."""
     axis = node.integer("axis", -1 if node.opset >= 13 else 1)
-    reader.emit("softmax", node, node.inputs, reader.types.get(node.input(0)), axis=axis)
+    log = node.kind == "LogSoftmax"
+    reader.emit("softmax", node, node.inputs, reader.types.get(node.input(0)), axis=axis, log=log)
 
 
 def _reduced(kind: str) -> Callable[[_Importer, _Node], None]:
@@ -921,16 +908,10 @@ def _resized(kind: str) -> Callable[[_Importer, _Node], None]:
     return handler
 
 
-<<<<<<< HEAD
-    def _op_softmax(self, node: Any, layer: str, a: dict[str, Any]) -> None:
-        axis, log = int(a.get("axis", -1 if self.opset >= 13 else 1)), node.op_type == "LogSoftmax"
-        self._emit("softmax", node, layer, axis=axis, log=log)
-=======
 def _shape(reader: _Importer, node: _Node) -> None:
     end = node.integer("end") if "end" in node.attributes else None
     start = node.integer("start", 0)
     reader.emit("shape", node, node.inputs, np.dtype(np.int64), live=False, start=start, end=end)
->>>>>>> wt-onnx
 
 
 def _gather(reader: _Importer, node: _Node) -> None:
