@@ -651,6 +651,10 @@ def _softmax(call: Call) -> None:
     call.emit("softmax", call.tensor(), axis=call.axis("dim"))
 
 
+def _log_softmax(call: Call) -> None:
+    call.emit("softmax", call.tensor(), axis=call.axis("dim"), log=True)
+
+
 def _concatenate(call: Call) -> None:
     tensors = call.get("tensors") or []
     if not all(isinstance(t, Tensor) for t in tensors) or not tensors:
@@ -804,8 +808,10 @@ def _table() -> dict[str, Entry]:
         add(f"{name}.dim", _of(["self", "dim", "unbiased", "keepdim"]), _variance(root))
         add(f"{name}.correction", _of(["self", "dim", "correction", "keepdim"]), _variance(root))
 
-    add("softmax.int log_softmax.int", _of(["self", "dim"], dtype=_REAL), _softmax)
-    add("_softmax.default _log_softmax.default", _of(["self", "dim"], half_to_float=(False,)), _softmax)
+    add("softmax.int", _of(["self", "dim"], dtype=_REAL), _softmax)
+    add("log_softmax.int", _of(["self", "dim"], dtype=_REAL), _log_softmax)
+    add("_softmax.default", _of(["self", "dim"], half_to_float=(False,)), _softmax)
+    add("_log_softmax.default", _of(["self", "dim"], half_to_float=(False,)), _log_softmax)
     add("cat.default", _of(["tensors", "dim"]), _concatenate)
     return table
 

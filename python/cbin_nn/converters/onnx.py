@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConversionError, MissingExtra
+from . import files
 from .graph import Graph
 from .program import MAX_ELEMENTS, Array, Operation, Program
 from .signatures import Signature
@@ -204,6 +205,7 @@ class _Importer:
             self.constants,
             self.operations,
             self.graph.output[0].name,
+            framework="onnx",
             name_by_parameters=not any(map(_module_path, self.graph.node)),
         )
 
@@ -270,6 +272,7 @@ class _Importer:
             raise ConversionError("damaged-file", f"{what!r}: its place in {name!r} is no number") from error
         if offset < 0 or length != bytes_ or offset + length > path.stat().st_size:
             raise ConversionError("damaged-file", f"{what!r} reaches beyond the file {name!r}")
+        files.on_further_file(path)
         with path.open("rb") as file:
             file.seek(offset)
             content = file.read(length)
@@ -608,7 +611,7 @@ class _Node:
                 raise self.damaged(f"attribute {attribute.name!r} can't be read") from error
 
     def damaged(self, reason: str) -> ConversionError:
-        return ConversionError("damaged-file", f"layer {self.layer!r}: {self.kind}: {reason}")
+        return ConversionError("damaged-file", reason, layer=self.layer, kind=self.kind)
 
     def input(self, index: int) -> str:
         """The name of an input; "" where it is absent."""
@@ -882,7 +885,8 @@ def _transpose(reader: _Importer, node: _Node) -> None:
 
 def _softmax(reader: _Importer, node: _Node) -> None:
     """Before set 13 all axes from `axis` on are one; on a flat tensor that is the last one, too."""
-    axis, log = node.integer("axis", -1 if node.opset >= 13 else 1), node.kind == "LogSoftmax"
+    axis = node.integer("axis", -1 if node.opset >= 13 else 1)
+    log = node.kind == "LogSoftmax"
     reader.emit("softmax", node, node.inputs, reader.types.get(node.input(0)), axis=axis, log=log)
 
 

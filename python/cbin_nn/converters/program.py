@@ -40,7 +40,7 @@ groups |
 | permute, squeeze, unsqueeze, expand | x, ... | axes |
 | mean, sum | x | axes (None is all), keepdims |
 | variance | x | axes, keepdims, correction |
-| softmax | x | axis |
+| softmax | x | axis, log |
 | identity | x | dropped: why it does nothing, or absent |
 | shape, gather, concat, slice | | axis |
 | unsupported | any | name, reason; slug, or absent |
@@ -112,6 +112,8 @@ class Program:
     operations: list[Operation]
     output: str
     notes: list[str] = field(default_factory=list)
+    #: Whose words messages use: "torch" or "onnx".
+    framework: str = ""
     #: True where operations have no module path, so that layers are better named after their parameters.
     name_by_parameters: bool = False
     #: Name -> type, for the tensors whose type the source states.
@@ -130,7 +132,7 @@ class Program:
             missing = [name for name in operation.inputs if name not in known]
             if missing:
                 raise ConversionError(
-                    "bad-graph", f"layer {operation.layer!r} reads {missing[0]!r}, which nothing makes"
+                    "bad-graph", f"it reads {missing[0]!r}, which nothing makes", layer=operation.layer
                 )
             if operation.output in known:
                 raise ConversionError("bad-graph", f"tensor {operation.output!r} is made twice")
@@ -218,6 +220,7 @@ def simplify(program: Program) -> Program:
         [operation for operation in kept if operation.output in needed],
         output,
         list(dict.fromkeys(notes)),
+        program.framework,
         program.name_by_parameters,
         program.types,
         program.batch,
@@ -432,7 +435,7 @@ class ConstantFolder:
                 return None
             known.append(value)
         if _size_after(operation, known) > MAX_ELEMENTS:
-            raise ConversionError("damaged-file", f"layer {operation.layer!r}: its constant is too large")
+            raise ConversionError("damaged-file", "its constant is too large", layer=operation.layer)
         try:
             with np.errstate(all="ignore"):
                 if stated is not None and operation.kind in _PROMOTING:
@@ -446,18 +449,18 @@ class ConstantFolder:
                     value = _cast(value, stated.dtype)
         except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
             raise ConversionError(
-                "damaged-file", f"layer {operation.layer!r}: its constants do not fit together ({error})"
+                "damaged-file", f"its constants do not fit together ({error})", layer=operation.layer
             ) from error
         if value.dtype.name != ("float32" if stated.dtype == "bfloat16" else stated.dtype):
             raise ConversionError(
                 "bad-graph",
-                f"layer {operation.layer!r}: its constant is {value.dtype}, and the program states "
-                f"{stated.dtype}",
+                f"its constant is {value.dtype}, and the program states {stated.dtype}",
+                layer=operation.layer,
             )
         if not stated.fits(value.shape):
             raise ConversionError(
                 "bad-graph",
-                f"layer {operation.layer!r}: its constant has shape {list(value.shape)}, and the program "
-                f"states {list(stated.shape)}",
+                f"its constant has shape {list(value.shape)}, and the program states {list(stated.shape)}",
+                layer=operation.layer,
             )
         return value

@@ -341,6 +341,7 @@ class _Importer:
             writer.constants,
             writer.operations,
             output,
+            framework="torch",
             types=writer.types,
             batch=writer.batch,
         )
@@ -468,9 +469,10 @@ class _Importer:
             if name in needed:
                 raise ConversionError(
                     "unsupported-model",
-                    f"layer {layer!r} changes the parameter or buffer {name!r} when the network runs, so its "
-                    "answers depend on the calls before; call model.eval() before the export, or change it "
-                    "outside forward",
+                    f"it changes the parameter or buffer {name!r} when the network runs, so its answers "
+                    "depend on the calls before; call model.eval() before the export, or change it outside "
+                    "forward",
+                    layer=layer,
                 )
 
     # -- nodes

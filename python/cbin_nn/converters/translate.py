@@ -98,8 +98,7 @@ class _Translator:
         self.names: set[str] = set()
         self.notes = list(program.notes)
         self.problems: list[g.Problem] = []
-        self.middles: dict[str, float] = {}
-        self.layouts: dict[str, tuple[str, Any]] = {}
+        self.origins: dict[str, g.Origin] = {}
         self.producers = {operation.output: operation for operation in program.operations}
         self.handlers: dict[str, Callable[[Operation], _Value]] = {
             "add": self._add,
@@ -154,11 +153,19 @@ class _Translator:
             self._problem(program.operations[-1].layer, "a flattened plane can't be the output")
         output = result.node if isinstance(result, _Tensor) else self.nodes[-1].name
         return g.Graph(
-            program.name, self.nodes, output, self.notes, self.problems, self.layouts, self.middles
+            program.name,
+            self.nodes,
+            output,
+            self.notes,
+            self.problems,
+            self.origins,
+            framework=program.framework,
         )
 
-    def _problem(self, layer: str, reason: str, slug: str = "unsupported-layer") -> _Unknown:
-        self.problems.append(g.Problem(f"layer {layer!r}: {reason}", slug))
+    def _problem(
+        self, layer: str, reason: str, slug: str = "unsupported-layer", kind: str = "", advice: str = ""
+    ) -> _Unknown:
+        self.problems.append(g.Problem(reason, slug, layer, kind, advice))
         return _Unknown()
 
     def _visit(self, operation: Operation) -> _Value:
@@ -166,9 +173,8 @@ class _Translator:
         if operation.kind == "unsupported" or operation.kind not in self.handlers:
             name = operation.attributes.get("name", operation.kind)
             reason = operation.attributes.get("reason", "no operator of this kind converts")
-            advice = _ADVICE.get(name)
             slug = operation.attributes.get("slug", "unsupported-layer")
-            return self._problem(layer, f"{name}: {reason}" + (f"; {advice}" if advice else ""), slug)
+            return self._problem(layer, reason, slug, name, _ADVICE.get(name, ""))
         if any(isinstance(self.values.get(name), _Unknown) for name in operation.inputs):
             return _Unknown()
         try:
@@ -181,7 +187,22 @@ class _Translator:
             self._check_type(operation, result)
         except _Unsupported as error:
             return self._problem(layer, str(error), error.slug)
+        if isinstance(result, _Tensor):
+            self._trace(operation, result)
         return result
+
+    def _trace(self, operation: Operation, result: _Tensor) -> None:
+        """Notes which tensor of the source a result is, and the bits that it is made of."""
+        origin = g.Origin(operation.output, result.axes, result.order)
+        if self.origins.setdefault(result.node, origin) is not origin:
+            return
+        made = {node.name: node for node in self.nodes[-2:]}
+        last = made[result.node] if result.node in made else None
+        if isinstance(last, g.Linear) and isinstance(made.get(last.inputs[0]), g.Sign):
+            parts = (last.factor, last.divisor, last.offset)
+            if last.inputs[0] not in self.origins and all(isinstance(part, Fraction) for part in parts):
+                factor, divisor, offset = (float(part) for part in parts)
+                self.origins[last.inputs[0]] = replace(origin, scale=factor / divisor, offset=offset)
 
     def _check_type(self, operation: Operation, result: _Value) -> None:
         """What was read has the shape that the source states, and the source computes in real numbers."""
@@ -196,8 +217,8 @@ class _Translator:
         if not stated.fits(tuple(sides)):
             raise ConversionError(
                 "bad-graph",
-                f"layer {self._layer(operation)!r}: its result is read with shape {sides}, and the program "
-                f"states {list(stated.shape)}",
+                f"its result is read with shape {sides}, and the program states {list(stated.shape)}",
+                layer=self._layer(operation),
             )
         if isinstance(result, _Comparison) or stated.dtype == "float32":
             return
@@ -263,7 +284,7 @@ class _Translator:
         shape, name = self.program.input_shape, self.program.input
         if len(shape) == 2:
             self._node(g.Input(name, name, (), (1, 1, shape[1])))
-            self.layouts[name] = ("NF", None)
+            self.origins[name] = g.Origin(name, "NF")
             self._node(g.Flatten(self._unique(f"{name}/flat"), name, (name,)))
             return _Tensor(self.nodes[-1].name, (shape[1],), "NF")
         if len(shape) != 4:
@@ -278,7 +299,7 @@ class _Translator:
         sides = dict(zip(axes, shape, strict=True))
         node = g.Input(name, name, (), (sides["H"], sides["W"], sides["C"]))
         self._node(node)
-        self.layouts[name] = (axes, None)
+        self.origins[name] = g.Origin(name, axes)
         return _Tensor(name, node.shape, axes)
 
     def _unique(self, name: str) -> str:
@@ -300,7 +321,6 @@ class _Translator:
         node = kind(name, self._layer(operation), (x.node,), **fields)
         shape = node.output_shape((x.shape,))
         self._node(node)
-        self.layouts[name] = (x.axes, x.order)
         return _Tensor(name, shape, x.axes, x.order)
 
     # -- operands
@@ -472,8 +492,8 @@ class _Translator:
             if value.shape != (channels,):
                 raise ConversionError(
                     "shape-mismatch",
-                    f"layer {self._layer(operation)!r}: {what} has {value.size} values for {channels} "
-                    "channels",
+                    f"{what} has {value.size} values for {channels} channels",
+                    layer=self._layer(operation),
                 )
             fields[what] = self._in_order(x, value)
         return self._emit(g.BatchNorm, operation, x, epsilon=operation.attributes["epsilon"], **fields)
@@ -568,8 +588,6 @@ class _Translator:
             x = self._linear(operation, x, "/threshold", offset=-threshold)
         x = self._emit(g.Sign, operation, x, zero=1 if relation in ("ge", "le") else -1)
         scale, offset = (yes - no) / 2, (yes + no) / 2
-        if offset:
-            self.middles[x.node] = float(offset)
         if scale != 1 or offset:
             x = self._linear(operation, x, "/levels", factor=scale, offset=offset)
         return x
@@ -646,8 +664,8 @@ class _Translator:
         if kernel.shape[0] != x.shape[0]:
             raise ConversionError(
                 "shape-mismatch",
-                f"layer {self._layer(operation)!r}: it takes {kernel.shape[0]} features, and its input has "
-                f"{x.shape[0]}",
+                f"it takes {kernel.shape[0]} features, and its input has {x.shape[0]}",
+                layer=self._layer(operation),
             )
         kernel = np.ascontiguousarray(self._in_order(x, kernel))
         signs, binary, scale = binarized(kernel, self._layer(operation), self.notes)
@@ -691,7 +709,7 @@ class _Translator:
         x = self._tensor(operation)
         if operation.attributes.get("axis") not in (-1, 1) or x.axes != "NF":
             raise _Unsupported("softmax converts over the last axis of a flat tensor only")
-        return self._emit(g.Softmax, operation, x)
+        return self._emit(g.Softmax, operation, x, log=bool(operation.attributes.get("log", False)))
 
     # -- shapes
 
