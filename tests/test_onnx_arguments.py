@@ -1,8 +1,8 @@
 """Every argument of the ONNX reader, in small networks: the network's answers, or a refusal.
 
-The truth is threefold: `onnx_run` evaluates each network by the rules of its operator set, onnxruntime's answers
-are recorded in `fixtures/onnx_answers.npz`, and `onnx.reference` is asked, too. The first two never differ where
-both have an answer; the third differs for the operators that `onnx_run` names, and for no other.
+The truth is threefold: `onnx_run` evaluates each network by the rules of its operator set, onnxruntime's
+answers are recorded in `fixtures/onnx_answers.npz`, and `onnx.reference` is asked, too. The first two never
+differ where both have an answer; the third differs for the operators that `onnx_run` names, and for no other.
 
 `CBIN_NN_FULL=1` tries all values at every operator set, and not only where an operator has another form.
 """
@@ -103,22 +103,25 @@ def recorded() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def outcomes(recorded: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
     path = tmp_path_factory.mktemp("onnx") / "case.onnx"
-    result = []
-    for case, trial in cases(FULL):
-        try:
-            truth = run_onnx(case.model, batch(case.model), [])[0]
-        except ConversionError:
-            truth = None
-        path.write_bytes(case.model.SerializeToString())
-        got, error = None, None
-        try:
-            model = cbin_nn.convert(path)
-            got = np.asarray(model.dequantize(model.run(images())))
-        except CbinError as caught:
-            error = caught
-        answers = None if FULL else recorded.get(case.key)
-        result.append(Outcome(case, trial, truth, answers, got, error))
-    return result
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CBIN_NN_READER", "in-process")  # these files are the test's own
+        return [outcome(case, trial, recorded, path) for case, trial in cases(FULL)]
+
+
+def outcome(case: Case, trial: Trial, recorded: dict[str, np.ndarray], path: Path) -> Outcome:
+    """Run and convert one network."""
+    try:
+        truth = run_onnx(case.model, batch(case.model), [])[0]
+    except ConversionError:
+        truth = None
+    path.write_bytes(case.model.SerializeToString())
+    got, error = None, None
+    try:
+        model = cbin_nn.convert(path)
+        got = np.asarray(model.dequantize(model.run(images())))
+    except CbinError as caught:
+        error = caught
+    return Outcome(case, trial, truth, None if FULL else recorded.get(case.key), got, error)
 
 
 def test_every_argument_gives_the_networks_answers_or_is_refused(
@@ -139,13 +142,13 @@ def test_every_argument_gives_the_networks_answers_or_is_refused(
     pairs = {(operator, argument) for operator, argument, _ in triples if argument}
     with capsys.disabled():
         print(
-            f"\nONNX reader: {len(outcomes)} networks for {len(TRIALS)} operators, {len(pairs)} (operator, argument) "
-            f"pairs, {len(triples)} (operator, argument, operator set) triples: {count['right']} right, "
-            f"{count['refused']} refused; {changed} change the network's answers"
+            f"\nONNX reader: {len(outcomes)} networks for {len(TRIALS)} operators, {len(pairs)} "
+            f"(operator, argument) pairs, {len(triples)} (operator, argument, operator set) triples: "
+            f"{count['right']} right, {count['refused']} refused; {changed} change the network's answers"
         )
     if onnx.defs.onnx_opset_version() >= 23:
-        assert len(pairs) >= 95 and len(triples) >= 390
-        assert count["right"] >= 1300 and changed >= 900
+        assert len(pairs) >= 100 and len(triples) >= 335
+        assert count["right"] >= 1450 and changed >= 750
 
 
 def test_plain_operators_convert(outcomes: list[Outcome]) -> None:
@@ -175,7 +178,7 @@ def test_onnx_run_answers_as_onnxruntime(outcomes: list[Outcome]) -> None:
 
 
 def test_onnx_reference_differs_where_onnx_run_says(outcomes: list[Outcome]) -> None:
-    """`onnx.reference` on whole networks: apart for the operators that `onnx_run` puts others in the place of."""
+    """`onnx.reference` on whole networks is apart for operators that `onnx_run` has of its own."""
     from onnx.reference import ReferenceEvaluator
     from onnx.reference.op_run import OpRun
 
@@ -286,7 +289,7 @@ def refusal(model: Any, tmp_path: Path) -> ConversionError:
 
 
 def test_operator_sets_before_7_are_refused_by_number(tmp_path: Path) -> None:
-    """Set 6 broadcasts along an `axis`: with a width of as many pixels as channels both rules fit the shapes."""
+    """Set 6 broadcasts along an `axis`; where width and channels are equal, both rules fit the shapes."""
     model = plain(7)
     model.opset_import[0].version = 6
     error = refusal(model, tmp_path)
@@ -305,6 +308,7 @@ def test_an_operator_that_the_set_does_not_have_is_refused(tmp_path: Path) -> No
 def test_newer_operator_sets_are_read_as_far_as_they_are_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CBIN_NN_READER", "in-process")
     newest = onnx.defs.onnx_opset_version()
     model = plain(newest)
     path = tmp_path / "model.onnx"
@@ -322,7 +326,6 @@ def test_newer_operator_sets_are_read_as_far_as_they_are_known(
     [
         (lambda m: setattr(m.graph.node[1], "domain", "com.mine"), "'com.mine'"),
         (lambda m: setattr(m.graph.node[1], "domain", "ai.onnx.ml"), "'ai.onnx.ml'"),
-        (lambda m: setattr(m.graph.node[2], "domain", ""), "Identity"),
         (lambda m: m.opset_import.append(helper.make_opsetid("ai.onnx", 13)), "2 operator sets"),
         (lambda m: m.opset_import.pop(0), "0 operator sets"),
         (lambda m: setattr(m, "ir_version", 10_000), "file format"),
@@ -359,7 +362,7 @@ def test_newer_operator_sets_are_read_as_far_as_they_are_known(
             lambda m: m.graph.node[0].attribute.append(helper.make_attribute("auto_pad", "SOME")),
             "auto_pad=SOME",
         ),
-        (lambda m: m.graph.node[0].input.append("c1"), "its inputs"),
+        (lambda m: m.graph.node[0].input.extend(["c1", "c1"]), "its inputs"),
         (lambda m: m.graph.node[0].input.pop(), "its inputs"),
         (lambda m: m.graph.node[0].output.pop(), "no output"),
         (
@@ -420,7 +423,7 @@ def test_names_of_the_readers_own_do_not_meet_the_files() -> None:
     """`Gemm` with factors makes tensors of its own beside its output."""
 
     def scaled(b: Builder, x: str, given: dict[str, Any]) -> str:
-        b.initializers["t4/alpha"] = np.zeros(1, F)
+        b.initializers["t5/alpha"] = np.zeros(1, F)
         return b.add("Gemm", [x, b.constant(given["array"]), b.constant(F(3))], alpha=0.5, beta=2.0)
 
     model = network(17, "head", scaled, {})
@@ -450,18 +453,20 @@ def test_wanted_tensors_alone_are_returned() -> None:
 
 
 @pytest.mark.parametrize("name", ["torch_2", "torch_6", "torch_9", "torch_17"])
-@pytest.mark.parametrize("opset", [9, 13, 17, 20])
+@pytest.mark.parametrize("opset", [12, 13, 17, 20])
 def test_onnx_run_gives_torchs_answers_at_every_set(name: str, opset: int) -> None:
     """Exports of torch; what they hold reads alike in these sets, save BatchNormalization's training mode."""
     model = onnx.load(FIXTURES / "frameworks" / f"{name}_torchscript.onnx")
-    kinds = {node.op_type for node in model.graph.node}
-    if opset < 12 and kinds & {"GreaterOrEqual", "LessOrEqual", "Clip"}:
-        pytest.skip(f"operators that set {opset} lacks: {sorted(kinds)}")
     model.opset_import[0].version = opset
     for node in model.graph.node:
         kept = [a for a in node.attribute if not (a.name == "training_mode" and opset < 14)]
         del node.attribute[:]
         node.attribute.extend(kept)
+        if node.op_type == "ReduceMean" and opset < 18:
+            last = node.input.pop()
+            (axes,) = [n for n in model.graph.node if n.output[0] == last]
+            value = numpy_helper.to_array(axes.attribute[0].t)
+            node.attribute.append(helper.make_attribute("axes", value.tolist()))
     with np.load(FIXTURES / "frameworks" / f"{name}.npz") as data:
         outputs, _ = run_onnx(model, data["images"].astype(F).transpose(0, 3, 1, 2))
         assert np.allclose(outputs, data["outputs"], atol=1e-4)

@@ -465,7 +465,7 @@ class _Importer:
             ConversionError: they have two.
         """
         types = [self.types.get(name) for name in names if name]
-        if None in types:
+        if any(dtype is None for dtype in types):  # `None in types` finds float64, NumPy's default
             return None
         if len({str(dtype) for dtype in types}) > 1:
             raise node.damaged(
@@ -794,6 +794,8 @@ def _max_pool(reader: _Importer, node: _Node) -> None:
         dilation=dilation,
         padding=padding,
         ceil_mode=node.flag("ceil_mode") and not isinstance(padding, str),
+        # What a last window is that begins in the padding, set 22 says first.
+        beyond="left out" if node.opset >= 22 else "refused",
     )
 
 

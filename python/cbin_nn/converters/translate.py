@@ -533,6 +533,13 @@ class _Translator:
             relation = {"ge": "le", "gt": "lt", "le": "ge", "lt": "gt"}[relation]
         return _Comparison(x, relation, constant)
 
+    @staticmethod
+    def _fits(shape: tuple[int, ...], into: tuple[int, ...]) -> bool:
+        """Whether an array is broadcast against a tensor, which keeps its shape."""
+        return len(shape) <= len(into) and all(
+            side in (1, other) for side, other in zip(reversed(shape), reversed(into), strict=False)
+        )
+
     def _where(self, operation: Operation) -> _Value:
         condition = self.values.get(operation.inputs[0])
         if not isinstance(condition, _Comparison):
@@ -543,6 +550,9 @@ class _Translator:
             for e in ends
         ]
         yes, no = numbers
+        for end in ends:
+            if end is not None and not self._fits(end.shape, condition.tensor.source_shape):
+                raise _Unsupported("the numbers that it chooses between make its result larger")
         if yes is None or no is None:
             raise _Unsupported("it chooses between anything but two numbers")
         if not math.isfinite(yes) or not math.isfinite(no):
@@ -697,6 +707,8 @@ class _Translator:
                 span = d * (k - 1) + 1
                 outputs = -(-(side + before + after - span) // s) + 1
                 if (outputs - 1) * s >= side + before:
+                    if a.get("beyond") == "refused":
+                        raise _Unsupported("ceil_mode=1 with a last window that begins in the padding")
                     outputs -= 1
                 ends.append(max(after, (outputs - 1) * s + span - side - before))
             bottom, right = ends
