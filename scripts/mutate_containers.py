@@ -1,10 +1,12 @@
-"""Convert mutants of model files: each converts, or is refused by an error of ours, in bounded time and memory.
+"""Convert mutants of model files: each converts, or is refused by an error of ours, in bounded time and
+memory.
 
     python scripts/mutate_containers.py [--count 10000] [--first 0] [--kinds h5,keras,pt2,onnx] [--jobs 1]
 
 A finding is a mutant on which `cbin_nn.convert` raised anything else, printed or warned, took more than 20 s
-or 2 GB, or gave a model that does not load. Findings are kept in build/mutants/, each with what happened. Mend
-the fault and move the file to tests/fixtures/damaged/, where `make test` replays it. The exit status is 1 then.
+or 2 GB, or gave a model that does not load. Findings are kept in build/mutants/, each with what happened.
+Mend the fault and move the file to tests/fixtures/damaged/, where `make test` replays it. The exit status is
+1 then.
 
 The mutants of a kind are numbered from 0 and are the same on every machine, with the same fixtures: `--first`
 and `--count` name a range.
