@@ -227,6 +227,8 @@ class Requantization:
     dtype: Literal["i8", "i16", "i32"]
     #: One output step in the units of the source network's logits: `logit ~= scale * q`.
     scale: float
+    #: Bound of `|q - logit/scale|` before saturation.
+    bound: float = 0.5
 
 
 @dataclass(frozen=True)

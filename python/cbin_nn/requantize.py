@@ -127,10 +127,10 @@ def requantize(
             raise FoldError("output-overflow", "its logits do not fit 62-bit fixed point")
         shift -= 1
     unit_step = float(scale)
+    bound = 0.5 if whole else 0.5 + (features + 1) * 2.0 ** -(shift + 1)
     if whole:
         note = f"output: exact, logit = {unit_step:g} * q"
     else:
-        bound = 0.5 + (features + 1) * 2.0 ** -(shift + 1)
         note = (
             f"output: logit = {unit_step:.9g} * q, |q - logit/scale| <= {bound:.9g} ({dtype}, shift {shift})"
         )
@@ -141,7 +141,8 @@ def requantize(
         return np.array([row[i] for row in table], dtype=np.int64)
 
     knees = column(0).astype(np.int32)
-    return Requantization(column(1), column(2), column(3), column(4), knees, shift, dtype, unit_step), note
+    found = Requantization(column(1), column(2), column(3), column(4), knees, shift, dtype, unit_step, bound)
+    return found, note
 
 
 def _common_step(parts: Sequence[Fraction]) -> Fraction | None:

@@ -400,7 +400,13 @@ class _Plain(pickle.Unpickler):
 
 
 #: Modules whose classes hold data alone.
-_CLASSES = {"cbin_nn.converters.graph", "cbin_nn.errors", "cbin_nn.operators", "fractions"}
+_CLASSES = {
+    "cbin_nn.converters.graph",
+    "cbin_nn.converters.problems",
+    "cbin_nn.errors",
+    "cbin_nn.operators",
+    "fractions",
+}
 #: (module below numpy, name).
 _ARRAYS = {
     ("numpy", "dtype"),

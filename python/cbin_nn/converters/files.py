@@ -87,12 +87,10 @@ def naming(path: Path, kind: str, advice: str) -> Iterator[None]:
     try:
         yield
     except ConversionError as error:
-        message = " ".join(error.message.split())
-        if str(path) not in message:
-            message = f"{path}: {message}"
-        if message == error.message:
+        named = error.inside(str(path))
+        if named is error:
             raise
-        raise ConversionError(error.slug, message) from error
+        raise named from error
     except CbinError:
         raise
     except FileNotFoundError as error:

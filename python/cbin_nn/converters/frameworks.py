@@ -1,21 +1,29 @@
-r"""A source run by its own framework, with the values of its signs: the other side of `cbin_nn.verify`.
+r"""A source run by its own framework, with the tensors that the graph has too: the other side of
+`cbin_nn.verify`.
 
-| source | run by |
-|---|---|
-| `.pt2`, live torch module | torch, node by node of the exported program |
-| ONNX | `onnx.reference`, the ONNX project's own evaluator in NumPy |
-| Keras file, live Keras model | TensorFlow (and Larq, for its layers) |
+| source | run by | a tensor is found by |
+|---|---|---|
+| `.pt2`, live torch module | torch, node by node of the exported program | the node's name |
+| ONNX, QONNX | `onnx_run`, the ONNX project's evaluator in NumPy | its name |
+| Keras file, SavedModel, live Keras model | Keras (and Larq, for its layers), eagerly | the *call* that makes it |
 
-`run_framework` is None where the framework is not installed or can't run the source; the built-in evaluator
-(`evaluate`) takes its place then. To load a `.pt2` or Keras file into its framework is to trust it as that
-framework does; `convert` itself never does.
+A Keras layer may be called several times, also in models inside models. So every call is recorded while the
+model runs, with the tensors that it takes and makes, and a call of the graph (`graph.Call`) is the one with
+its name that takes the same tensors.
+
+To load a `.pt2` or Keras file into its framework is to trust it as that framework does; `convert` itself never
+does. A live model is as it was before: nothing stays patched, no flag, no random state of torch is changed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import os
+import sys
+import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,205 +31,353 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import MissingExtra
 from . import graph as g
 
-__all__ = ["FrameworkRun", "run_framework"]
+__all__ = ["Framework", "FrameworkRun", "open_framework", "run_framework"]
 
-Bools = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
 Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+
+#: Images that a framework takes at once where the source leaves the batch open.
+_BATCH = 64
 
 
 @dataclass
 class FrameworkRun:
-    """What a framework computed; bits are in the graph's layout."""
+    """What a framework computed on a batch."""
 
     framework: str
+    #: As the framework gave them, (N, ...).
     outputs: Array
-    bits: dict[str, Bools] = field(default_factory=dict)
+    #: Tensor of the graph -> its values there, float64, in the graph's layout; the output is among them.
+    values: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
 
-def run_framework(
-    source: Any, graph: g.Graph, images: Images, input_shape: Any = None
-) -> FrameworkRun | None:
-    """Run a source by its framework on images `[N, H, W, C]`, fed as they are (u8 as 0..255); None where
-    that can't be done."""
-    signs = [node for node in graph.nodes if isinstance(node, g.Sign)]
+class Framework:
+    """A source that its framework is ready to run."""
+
+    #: "torch", "tensorflow", "keras" with another backend, "onnx.reference".
+    name = ""
+
+    def __init__(self, graph: g.Graph) -> None:
+        self.graph = graph
+        #: Tensors of the source that the graph has too.
+        self.wanted = {origin.key for origin in graph.origins.values()}
+
+    def run(self, images: Images) -> FrameworkRun:
+        """Run on images `[N, H, W, C]`, fed as they are (u8 as 0..255), N at least 1."""
+        graph = self.graph
+        outputs, seen = self._run(self._source_layout(images))
+        run = FrameworkRun(self.name, outputs)
+        for name, origin in graph.origins.items():
+            if origin.key in seen and len(seen[origin.key]) == len(images):
+                value = origin.in_graph(seen[origin.key])
+                if value[0].size == np.prod(graph.shapes[name]):
+                    run.values[name] = value.reshape(len(images), *graph.shapes[name])
+        if len(outputs) == len(images) and outputs[0].size == np.prod(graph.shapes[graph.output]):
+            shape = (len(images), *graph.shapes[graph.output])
+            run.values[graph.output] = np.asarray(outputs, np.float64).reshape(shape)
+        return run
+
+    def _run(self, batch: Array) -> tuple[Array, dict[str, Array]]:
+        """The outputs and the wanted tensors for a float32 batch in the source's layout."""
+        raise NotImplementedError
+
+    def _source_layout(self, images: Images) -> Array:
+        first = self.graph.nodes[0]
+        origin = self.graph.origins.get(first.name)
+        axes = origin.axes if origin is not None and origin.axes else "NHWC"
+        batch = images.astype(np.float32)
+        if axes == "NF":
+            return batch.reshape(len(batch), -1)
+        return np.ascontiguousarray(batch.transpose(["NHWC".index(axis) for axis in axes]))
+
+
+def open_framework(source: Any, graph: g.Graph, input_shape: Any = None) -> Framework:
+    """Make a source's framework ready to run it.
+
+    Args:
+        source: as `cbin_nn.convert` takes it.
+        graph: what was read from it, with `origins`.
+        input_shape: as for `convert`.
+
+    Raises:
+        MissingExtra: the framework is not installed, or the source has none (a description).
+        Exception: whatever the framework raises on a source that it can't load.
+    """
     if isinstance(source, (str, os.PathLike)):
         path = Path(os.fsdecode(source))
+        if path.is_dir():
+            return _Keras(path, graph)
         with path.open("rb") as file:
             magic = file.read(8)
         zipped = magic[:4] == b"PK\x03\x04"
         if zipped and _is_program(path):
-            return _torch(path, graph, signs, images, None)
+            return _Torch(path, graph, None)
         if zipped or magic == b"\x89HDF\r\n\x1a\n":
-            return _keras(path, graph, signs, images)
-        return _onnx(path, graph, signs, images)
+            return _Keras(path, graph)
+        return _Onnx(path, graph)
     modules = {base.__module__.split(".")[0] for base in type(source).__mro__}
-    if "torch" in modules:
-        return _torch(source, graph, signs, images, input_shape)
+    if "torch" in modules and not modules & {"keras", "tf_keras"}:
+        return _Torch(source, graph, input_shape)
     if modules & {"keras", "tf_keras", "tensorflow"}:
-        return _keras(source, graph, signs, images)
-    return None
+        return _Keras(source, graph)
+    raise MissingExtra("no-framework", f"{type(source).__name__} is no model of a framework")
+
+
+def run_framework(source: Any, graph: g.Graph, images: Images, input_shape: Any = None) -> FrameworkRun:
+    """`open_framework(source, graph, input_shape).run(images)`."""
+    return open_framework(source, graph, input_shape).run(images)
 
 
 def _is_program(path: Path) -> bool:
-    import zipfile
-
     with zipfile.ZipFile(path) as archive:
         return "config.json" not in archive.namelist()
 
 
-def _installed(*names: str) -> bool:
-    return all(importlib.util.find_spec(name) is not None for name in names)
+def _need(package: str, extra: str) -> Any:
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtra("no-framework", f"{package} is not installed ({extra})")
+    return importlib.import_module(package)
 
 
-def _graph_bits(graph: g.Graph, node: g.Sign, value: Array) -> Bools:
-    """Bits of a sign from the source's values (two levels, or -1, 0 and 1) in the source's layout."""
-    axes, order = graph.layouts.get(node.name, ("NHWC" if value.ndim == 4 else "NF", None))
-    value = value - graph.middles.get(node.name, 0.0)
-    if axes == "NF":
-        flat = value.reshape(len(value), -1)
-        if order is not None:
-            moved = np.empty_like(flat)
-            moved[:, order] = flat
-            flat = moved
-        value = flat
-    else:
-        value = value.transpose([axes.index(axis) for axis in "NHWC"])
-    if node.strict_channels:  # split into x >= 0 and x > 0 (`passes.split_ternary`)
-        channels = len(node.strict_channels)
-        table = value.reshape(len(value), -1, channels)
-        both = np.concatenate([table >= 0, table > 0], axis=2)
-        return both.reshape(*value.shape[:-1], -1)
-    return np.asarray(value > 0 if node.zero == -1 else value >= 0)
+# ------------------------------------------------------------------------------------------------
+# torch
 
 
-def _batch(graph: g.Graph, images: Images) -> Array:
-    """The images in the source's layout, float32."""
-    first = graph.nodes[0]
-    axes, _ = graph.layouts.get(first.name, ("NHWC", None))
-    batch = images.astype(np.float32)
-    if axes == "NF":
-        return batch.reshape(len(batch), -1)
-    return np.ascontiguousarray(batch.transpose(["NHWC".index(axis) for axis in axes]))
+class _Torch(Framework):
+    name = "torch"
+
+    def __init__(self, source: Any, graph: g.Graph, input_shape: Any) -> None:
+        super().__init__(graph)
+        torch = _need("torch", "pip install 'cbin-nn[torch]'")
+        from .torch_export import export_module
+
+        program = (
+            torch.export.load(os.fspath(source))
+            if isinstance(source, Path)
+            else export_module(source, input_shape)
+        )
+        self.torch, self.module = torch, program.module()
+        self.size, self.device, self.dtype = self._input(program)
+        self.runs = 0
+
+    @staticmethod
+    def _input(program: Any) -> tuple[int | None, Any, Any]:
+        """The batch that a program was exported for (None where it takes any), and its input's kind."""
+        for node in program.graph.nodes:
+            if node.op == "placeholder" and node.name in program.graph_signature.user_inputs:
+                value = node.meta["val"]
+                size = value.shape[0] if value.ndim else None
+                return size if isinstance(size, int) else None, value.device, value.dtype
+        return None, None, None
+
+    def _run(self, batch: Array) -> tuple[Array, dict[str, Array]]:
+        torch, wanted = self.torch, self.wanted
+        seen: dict[str, list[Array]] = {}
+
+        def array(value: Any) -> Array:
+            # A copy: an operation in place may change the tensor later.
+            found = value.detach().to("cpu", torch.float64 if value.dtype == torch.float64 else torch.float32)
+            return np.array(found.numpy())
+
+        class Watch(torch.fx.Interpreter):  # type: ignore[misc, name-defined]
+            def run_node(self, n: Any) -> Any:
+                value = super().run_node(n)
+                if n.name in wanted and isinstance(value, torch.Tensor):
+                    seen.setdefault(n.name, []).append(array(value))
+                return value
+
+        watch, outputs = Watch(self.module), []
+        step = self.size or _BATCH
+        self.runs += 1
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.runs)  # what depends on chance shall differ from run to run
+            for begin in range(0, len(batch), step):
+                part = batch[begin : begin + step]
+                if self.size and len(part) < step:  # filled up with the last image, and cut off below
+                    part = np.concatenate([part, np.repeat(part[-1:], step - len(part), axis=0)])
+                given = torch.from_numpy(part).to(device=self.device, dtype=self.dtype)
+                outputs.append(array(_only(watch.run(given))))
+        count = len(batch)
+        return np.concatenate(outputs)[:count], {k: np.concatenate(v)[:count] for k, v in seen.items()}
 
 
-def _torch(
-    source: Any, graph: g.Graph, signs: list[g.Sign], images: Images, input_shape: Any
-) -> FrameworkRun | None:
-    if not _installed("torch"):
-        return None
-    import torch
+def _only(value: Any) -> Any:
+    """The one tensor of an output, which may stand in a tuple or a dict."""
+    while isinstance(value, (list, tuple, dict)) and len(value) == 1:
+        value = next(iter(value.values() if isinstance(value, dict) else value))
+    return value
 
-    from .torch_export import export_module
 
-    program = (
-        torch.export.load(str(source)) if isinstance(source, Path) else export_module(source, input_shape)
+# ------------------------------------------------------------------------------------------------
+# ONNX
+
+
+class _Onnx(Framework):
+    name = "onnx.reference"
+
+    def __init__(self, path: Path, graph: g.Graph) -> None:
+        super().__init__(graph)
+        onnx = _need("onnx", "pip install 'cbin-nn[onnx]'")
+        self.model = onnx.load(os.fspath(path))
+
+    def _run(self, batch: Array) -> tuple[Array, dict[str, Array]]:
+        from .onnx_run import run_onnx
+
+        return run_onnx(self.model, batch, sorted(self.wanted))
+
+
+# ------------------------------------------------------------------------------------------------
+# Keras
+
+
+@dataclass
+class _Recorded:
+    """A call that Keras made: of a layer, on tensors."""
+
+    layer: Any
+    inside: tuple[str, ...]
+    inputs: list[Any]
+    output: Any
+
+
+class _Keras(Framework):
+    name = "tensorflow"
+
+    def __init__(self, source: Any, graph: g.Graph) -> None:
+        super().__init__(graph)
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        if isinstance(source, Path):
+            tensorflow = _need("tensorflow", "pip install tensorflow")
+            if importlib.util.find_spec("larq") is not None:
+                with contextlib.suppress(
+                    ImportError, AttributeError
+                ):  # under Keras 3; its layers are unknown
+                    importlib.import_module("larq")  # registers its layers
+            self.model = tensorflow.keras.models.load_model(os.fspath(source), compile=False)
+        else:
+            self.model = source
+        backend = _backend(self.model)
+        self.name = "tensorflow" if backend == "tensorflow" else f"keras ({backend})"
+        self.called = _caller(type(self.model))
+
+    def _run(self, batch: Array) -> tuple[Array, dict[str, Array]]:
+        outputs: list[Array] = []
+        seen: dict[str, list[Array]] = {}
+        for begin in range(0, len(batch), _BATCH):
+            image = _tensor(self.model, batch[begin : begin + _BATCH])
+            with _recording(self.called, self.model) as calls:
+                result = self.model(image, training=False)
+            outputs.append(_array(_only(result)))
+            for key, value in self._values(calls, image).items():
+                seen.setdefault(key, []).append(value)
+        return np.concatenate(outputs), {key: np.concatenate(parts) for key, parts in seen.items()}
+
+    def _values(self, calls: list[_Recorded], image: Any) -> dict[str, Array]:
+        """The wanted tensors of one batch."""
+        matched = _match(self.graph.calls, calls, image)
+        found = {}
+        for key in self.wanted:
+            number, _, part = key.partition("/")
+            if key == "image":
+                found[key] = _array(image)
+                continue
+            call = matched[int(number)] if number.isdigit() else None
+            if call is None:
+                continue
+            if not part:
+                found[key] = _array(call.output)
+            elif getattr(call.layer, part, None) is not None and len(call.inputs) == 1:
+                # The layer's own quantizer, on the tensor that the layer took.
+                found[key] = _array(getattr(call.layer, part)(call.inputs[0]))
+        return found
+
+
+def _match(calls: Sequence[g.Call], recorded: list[_Recorded], image: Any) -> list[_Recorded | None]:
+    """The recorded call of each of the graph's; None where it can't be told."""
+    makes: dict[int, Any] = {id(call.output): call.output for call in recorded}
+    by_name: dict[tuple[tuple[str, ...], str], list[_Recorded]] = {}
+    for call in recorded:
+        by_name.setdefault((call.inside, call.layer.name), []).append(call)
+    found: list[_Recorded | None] = []
+    for wanted in calls:
+        named = by_name.get((wanted.inside, wanted.layer), [])
+        if wanted.inputs:
+            before = [found[i] for i in wanted.inputs]
+            taken = [None if call is None else id(call.output) for call in before]
+            same = [call for call in named if [id(value) for value in call.inputs] == taken]
+        else:
+            if not named:  # an InputLayer, which is never called
+                found.append(_Recorded(None, (), [], image))
+                continue
+            same = [call for call in named if not any(id(value) in makes for value in call.inputs)]
+        # A layer that was called once is known by its name, also where Keras copied its input.
+        found.append(same[0] if same else named[0] if len(named) == 1 else None)
+    return found
+
+
+@contextlib.contextmanager
+def _recording(called: type, root: Any) -> Iterator[list[_Recorded]]:
+    """Records every call of a layer inside of the model `root`; Keras is as it was afterwards."""
+    calls: list[_Recorded] = []
+    original = called.__call__
+    models = tuple(base for base in type(root).__mro__ if base.__name__ == "Model")
+    #: The layers that are being called, outermost first.
+    path: list[Any] = []
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        path.append(self)
+        try:
+            result = original(self, *args, **kwargs)
+        finally:
+            path.pop()
+        # Of the layers of models alone: not the quantizer that a layer calls.
+        if path and not isinstance(self, models) and all(isinstance(each, models) for each in path):
+            inside = tuple(each.name for each in path[1:])
+            calls.append(_Recorded(self, inside, _tensors(args), result))
+        return result
+
+    called.__call__ = call  # type: ignore[method-assign]
+    try:
+        yield calls
+    finally:
+        called.__call__ = original  # type: ignore[method-assign]
+
+
+def _caller(model: type) -> type:
+    """The class of Keras through whose `__call__` every layer of this kind is called."""
+    for base in reversed(model.__mro__):
+        if "__call__" in vars(base) and base.__module__.split(".")[0] in ("keras", "tf_keras"):
+            return base
+    raise MissingExtra("no-framework", f"{model.__name__} is no Keras model that can be watched")
+
+
+def _backend(model: Any) -> str:
+    package = next(
+        base.__module__.split(".")[0]
+        for base in type(model).__mro__
+        if base.__module__.split(".")[0] in ("keras", "tf_keras", "tensorflow")
     )
-    module = program.module()
-    wanted = {node.name for node in signs}
-    seen: dict[str, list[Array]] = {name: [] for name in wanted}
-
-    class Watch(torch.fx.Interpreter):  # type: ignore[misc]
-        def run_node(self, n: Any) -> Any:
-            value = super().run_node(n)
-            if n.name in wanted:
-                seen[n.name].append(value.detach().numpy())
-            return value
-
-    watch = Watch(module)
-    outputs = []
-    size = _static_batch(program)
-    batch = _batch(graph, images)
-    with torch.no_grad():
-        step = size or 64
-        for begin in range(0, len(batch), step):
-            part = batch[begin : begin + step]
-            outputs.append(watch.run(torch.from_numpy(part)).numpy())
-    return _collected("torch", graph, signs, outputs, seen)
+    keras = sys.modules.get(package)
+    backend = getattr(getattr(keras, "config", None), "backend", None)
+    return str(backend()) if callable(backend) else "tensorflow"
 
 
-def _static_batch(program: Any) -> int | None:
-    """The batch that a program was exported for; None where it takes any."""
-    for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs:
-            size = node.meta["val"].shape[0]
-            return size if isinstance(size, int) else None
-    return None
+def _tensor(model: Any, batch: Array) -> Any:
+    """The batch as the backend's tensor, so that the model takes it as it is."""
+    if _backend(model) == "tensorflow":
+        return importlib.import_module("tensorflow").convert_to_tensor(batch)
+    return importlib.import_module("keras").ops.convert_to_tensor(batch)
 
 
-def _collected(
-    framework: str,
-    graph: g.Graph,
-    signs: list[g.Sign],
-    outputs: list[Array],
-    seen: dict[str, list[Array]],
-) -> FrameworkRun:
-    run = FrameworkRun(framework, np.concatenate(outputs))
-    for node in signs:
-        if seen.get(node.name):
-            run.bits[node.name] = _graph_bits(graph, node, np.concatenate(seen[node.name]))
-    return run
+def _tensors(value: Any) -> list[Any]:
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return [value] if hasattr(value, "shape") else []
 
 
-def _onnx(path: Path, graph: g.Graph, signs: list[g.Sign], images: Images) -> FrameworkRun | None:
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    model = onnx.load(str(path))
-    if any(node.domain not in ("", "ai.onnx") for node in model.graph.node):
-        return None  # QONNX: the reference evaluator does not know its operators
-    made = {name for node in model.graph.node for name in node.output}
-    wanted = [node.name for node in signs if node.name in made]
-    result = model.graph.output[0].name
-    for name in wanted:
-        if name != result:
-            model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    evaluator = ReferenceEvaluator(model)
-    size = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 64
-    batch = _batch(graph, images)
-    outputs = []
-    seen: dict[str, list[Array]] = {name: [] for name in wanted}
-    for begin in range(0, len(batch), size):
-        part = batch[begin : begin + size]
-        if len(part) < size and model.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
-            break
-        found: Any = evaluator.run([result, *wanted], {model.graph.input[0].name: part})
-        outputs.append(np.asarray(found[0]))
-        for name, value in zip(wanted, found[1:], strict=True):
-            seen[name].append(np.asarray(value))
-    return _collected("onnx.reference", graph, signs, outputs, seen)
-
-
-def _keras(source: Any, graph: g.Graph, signs: list[g.Sign], images: Images) -> FrameworkRun | None:
-    if not _installed("tensorflow"):
-        return None
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
-
-    if _installed("larq"):
-        with contextlib.suppress(ImportError, AttributeError):  # under Keras 3; its layers are then unknown
-            importlib.import_module("larq")  # registers its layers
-    keras = tf.keras
-    model = keras.models.load_model(str(source), compile=False) if isinstance(source, Path) else source
-    # Keras 3 has functions, as `keras.ops.sign`, among a model's operations and not among its layers.
-    layers = {layer.name: layer for layer in getattr(model, "operations", model.layers)}
-    tensors, names = [], []
-    for node in signs:
-        layer = layers.get(node.layer)
-        # The value under a quantizer is the layer's input; under an activation, which is a sign, its output.
-        tensor = None
-        if layer is not None:
-            tensor = layer.input if node.name.endswith("/input_quantizer") else layer.output
-        if tensor is not None and not isinstance(tensor, (list, tuple)):
-            tensors.append(tensor)
-            names.append(node.name)
-    watch = keras.Model(model.inputs, [*tensors, model.outputs[0]])
-    predicted: Any = watch.predict(images.astype(np.float32), verbose=0)
-    parts: Any = predicted if isinstance(predicted, list) else [predicted]
-    run = FrameworkRun("tensorflow", np.asarray(parts[-1]))
-    for name, value in zip(names, parts[:-1], strict=True):
-        node = next(sign for sign in signs if sign.name == name)
-        run.bits[name] = _graph_bits(graph, node, np.asarray(value))
-    return run
+def _array(value: Any) -> Array:
+    value = _only(value)
+    return np.array(value.detach().cpu().numpy() if hasattr(value, "detach") else value)

@@ -13,8 +13,8 @@ shapes fit. Shapes are without the batch axis: (height, width, channels) or (fea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -23,11 +23,13 @@ import numpy.typing as npt
 
 from ..errors import ConversionError
 from ..operators import Window
+from .problems import Problem
 
 __all__ = [
     "Add",
     "BatchNorm",
     "Bias",
+    "Call",
     "Clip",
     "Concatenate",
     "Conv2D",
@@ -39,6 +41,7 @@ __all__ = [
     "Linear",
     "MaxPool2D",
     "Node",
+    "Origin",
     "PReLU",
     "Problem",
     "Rescaling",
@@ -71,7 +74,7 @@ class Node:
         return shapes[0]
 
     def _refuse(self, slug: str, message: str) -> ConversionError:
-        return ConversionError(slug, f"layer {self.layer!r}: {message}")
+        return ConversionError(slug, message, layer=self.layer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,7 +295,9 @@ class Flatten(Node):
 
 @dataclass(frozen=True, eq=False)
 class Softmax(Node):
-    """Softmax over the last axis: keeps the argmax."""
+    """Softmax over the last axis, or with `log` its logarithm: keeps the argmax."""
+
+    log: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,25 +305,60 @@ class Identity(Node):
     """Does nothing at inference (dropout, noise)."""
 
 
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Which tensor of the source a tensor of the graph is, and how it stands there.
+
+    With its axes in the graph's order, the source's tensor is `scale * x + offset` of the graph's `x`.
+    """
+
+    #: The source's own name: of a node of a torch program, of an ONNX tensor; of a Keras model the number of
+    #: one of `Graph.calls`, for its result, or the number and `/input_quantizer`.
+    key: str
+    #: "NHWC", "NCHW", or "NF" for a flat tensor; "" for the graph's own order.
+    axes: str = ""
+    #: For "NF": the graph's position of each source feature; None where they are the same.
+    order: npt.NDArray[np.int64] | None = None
+    scale: float = 1.0
+    offset: float = 0.0
+    #: Not 0: the graph holds these channels of the source twice (`passes.split_ternary`).
+    twice: int = 0
+    #: With `twice`: the source's -1, 0 and 1 are two bits here, `x >= 0` and `x > 0`.
+    ternary: bool = False
+
+    def in_graph(self, value: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """The graph's tensor, (N, ...) float64, from the source's values `(N, ...)`."""
+        found = np.asarray(value, np.float64)
+        if self.axes == "NF" or found.ndim == 2:
+            found = found.reshape(len(found), -1)
+            if self.order is not None:
+                moved = np.empty_like(found)
+                moved[:, self.order] = found
+                found = moved
+        elif self.axes not in ("", "NHWC"):
+            found = found.transpose([self.axes.index(axis) for axis in "NHWC"])
+        if self.offset or self.scale != 1:
+            found = (found - self.offset) / self.scale
+        if self.twice:
+            table = found.reshape(len(found), -1, self.twice)
+            both = (
+                [np.where(table >= 0, 1.0, -1.0), np.where(table > 0, 1.0, -1.0)]
+                if self.ternary
+                else [table, table]
+            )
+            found = np.concatenate(both, axis=2).reshape(*found.shape[:-1], -1)
+        return found
+
+
 @dataclass(frozen=True)
-class Problem:
-    """Something that can't be converted: a message that names the layer and the reason."""
+class Call:
+    """A layer of the source applied to tensors, where one layer may be applied several times (Keras)."""
 
-    message: str
-    slug: str = "unsupported-layer"
-
-    @staticmethod
-    def error(problems: Sequence[Problem]) -> ConversionError:
-        """One error that lists all of `problems`, of which there is at least one."""
-        unique = list(dict.fromkeys(problems))
-        if len(unique) == 1:
-            return ConversionError(unique[0].slug, unique[0].message)
-        slugs = {problem.slug for problem in unique}
-        text = "; ".join(f"({i + 1}) {problem.message}" for i, problem in enumerate(unique))
-        return ConversionError(
-            slugs.pop() if len(slugs) == 1 else "unsupported-layer",
-            f"{len(unique)} things can't be converted: {text}",
-        )
+    layer: str
+    #: Names of the models that it is called inside of, outermost first.
+    inside: tuple[str, ...]
+    #: Numbers of the calls whose results it takes; none where it takes the image.
+    inputs: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,30 +378,51 @@ class Graph:
     #: Facts for the user that arose while reading.
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    #: How a tensor's axes stood in the source where that was not NHWC: ("NCHW", None), or ("NF", the graph's
-    #: position of each feature, or None where it is the same).
-    layouts: dict[str, tuple[str, Any]] = field(default_factory=dict)
-    #: Signs whose two values in the source have another middle than 0: 1/2 for `(x >= 0).float()`.
-    middles: dict[str, float] = field(default_factory=dict)
+    #: Where a tensor of the graph stands in the source, for those that it has too; kept by every pass.
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    #: The calls that the keys of `origins` number, where the source is a Keras model.
+    calls: Sequence[Call] = ()
+    #: Whose words messages use: "keras", "torch", "onnx", "description", or "" (`words`).
+    framework: str = ""
     #: Tensor name -> shape without the batch axis; filled in here.
     shapes: dict[str, Shape] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         for node in self.nodes:
             if node.name in self.shapes:
-                raise ConversionError(
-                    "bad-graph", f"layer {node.layer!r}: tensor {node.name!r} is made twice"
-                )
+                raise node._refuse("bad-graph", f"tensor {node.name!r} is made twice")
             missing = [name for name in node.inputs if name not in self.shapes]
             if missing:
-                raise ConversionError(
-                    "bad-graph", f"layer {node.layer!r} reads {missing[0]!r}, which no earlier layer makes"
-                )
+                raise node._refuse("bad-graph", f"it reads {missing[0]!r}, which no earlier layer makes")
             shape = node.output_shape(tuple(self.shapes[name] for name in node.inputs))
             if not shape or min(shape) < 1 or (len(shape) > 1 and max(shape) > _MAX_SIDE):
-                raise ConversionError(
-                    "shape-mismatch", f"layer {node.layer!r}: a tensor of shape {shape} is empty or too large"
-                )
+                raise node._refuse("shape-mismatch", f"a tensor of shape {shape} is empty or too large")
             self.shapes[node.name] = shape
         if self.output not in self.shapes:
             raise ConversionError("bad-graph", f"the output {self.output!r} is made by no layer")
+
+    def rebuilt(
+        self,
+        nodes: list[Node],
+        output: str,
+        notes: Sequence[str] = (),
+        origins: Mapping[str, Origin] | None = None,
+    ) -> Graph:
+        """The graph with other nodes; what is known of the source is kept.
+
+        Args:
+            nodes: the nodes, in topological order.
+            output: the tensor that the network returns.
+            notes: what to add to `notes`.
+            origins: what takes the place of `origins`; None keeps them.
+        """
+        kept = self.origins if origins is None else origins
+        names = {node.name for node in nodes}
+        return replace(
+            self,
+            nodes=nodes,
+            output=output,
+            notes=[*self.notes, *notes],
+            problems=list(self.problems),
+            origins={name: origin for name, origin in kept.items() if name in names},
+        )

@@ -31,13 +31,6 @@ def canonicalize(graph: g.Graph) -> g.Graph:
     return graph
 
 
-def _rebuilt(graph: g.Graph, nodes: list[g.Node], alias: dict[str, str], notes: list[str]) -> g.Graph:
-    output = alias.get(graph.output, graph.output)
-    return g.Graph(
-        graph.name, nodes, output, [*graph.notes, *notes], graph.problems, graph.layouts, graph.middles
-    )
-
-
 def _readers(graph: g.Graph) -> Counter[str]:
     counts = Counter(name for node in graph.nodes for name in node.inputs)
     counts[graph.output] += 1
@@ -60,6 +53,7 @@ def merge_linear(graph: g.Graph) -> g.Graph:
     alias: dict[str, str] = {}
     nodes: list[g.Node] = []
     made: dict[str, g.Node] = {}
+    origins = dict(graph.origins)
     for node in graph.nodes:
         node = replace(node, inputs=tuple(alias.get(name, name) for name in node.inputs))
         scalars = _scalars(node)
@@ -72,12 +66,14 @@ def merge_linear(graph: g.Graph) -> g.Graph:
                 node = replace(node, inputs=before.inputs)
             if scalars == (Fraction(1), Fraction(0)):
                 alias[node.name] = node.inputs[0]
+                if node.name in origins:  # the same numbers, which the source may name here alone
+                    origins.setdefault(node.inputs[0], origins[node.name])
                 readers[node.inputs[0]] += readers[node.name] - 1
                 continue
             node = g.Linear(node.name, node.layer, node.inputs, *scalars)
         nodes.append(node)
         made[node.name] = node
-    return _rebuilt(graph, nodes, alias, [])
+    return graph.rebuilt(nodes, alias.get(graph.output, graph.output), origins=origins)
 
 
 def move_scale(graph: g.Graph) -> g.Graph:
@@ -87,6 +83,12 @@ def move_scale(graph: g.Graph) -> g.Graph:
     scaled: dict[str, Fraction] = {}
     bits: set[str] = set()
     nodes: list[g.Node] = []
+    origins = dict(graph.origins)
+
+    def unscaled(name: str, scale: Fraction) -> None:
+        """The graph's tensor is now the source's divided by `scale`."""
+        if name in origins:
+            origins[name] = replace(origins[name], scale=origins[name].scale * float(scale))
 
     def plain(name: str) -> str:
         """The tensor itself, its scale applied, for a reader that can't take it apart."""
@@ -118,6 +120,7 @@ def move_scale(graph: g.Graph) -> g.Graph:
             bits.add(node.name)
             if scale is not None:
                 scaled[node.name] = scale
+                unscaled(node.name, scale)
             continue
         padded = isinstance(node, g.Conv2D) and node.pad_value != 0 and any(node.window.padding)
         if isinstance(node, (g.Conv2D, g.Dense)) and scale is not None and not padded:
@@ -125,11 +128,14 @@ def move_scale(graph: g.Graph) -> g.Graph:
             after = g.Linear(f"{node.name}/input_scale", node.layer, (node.name,), scale)
             nodes.append(after)
             alias[node.name] = after.name
+            if node.name in origins:
+                origins[after.name] = origins[node.name]
+                unscaled(node.name, scale)
             continue
         nodes.append(replace(node, inputs=tuple(plain(name) for name in node.inputs)))
     if graph.output in scaled:
         alias[graph.output] = plain(graph.output)
-    return _rebuilt(graph, nodes, alias, [])
+    return graph.rebuilt(nodes, alias.get(graph.output, graph.output), origins=origins)
 
 
 def drop_clip(graph: g.Graph) -> g.Graph:
@@ -152,7 +158,7 @@ def drop_clip(graph: g.Graph) -> g.Graph:
                 notes.append(f"layer {clip.layer!r} dropped: a clip around zero does not change a sign")
                 continue
         nodes.append(replace(node, inputs=tuple(alias.get(name, name) for name in node.inputs)))
-    return _rebuilt(graph, nodes, alias, notes)
+    return graph.rebuilt(nodes, alias.get(graph.output, graph.output), notes)
 
 
 def drop_unused(graph: g.Graph) -> g.Graph:
@@ -164,7 +170,7 @@ def drop_unused(graph: g.Graph) -> g.Graph:
         if node.name in needed:
             needed.update(node.inputs)
     nodes = [node for node in graph.nodes if node.name in needed or isinstance(node, g.Input)]
-    return _rebuilt(graph, nodes, {}, [])
+    return graph.rebuilt(nodes, graph.output)
 
 
 _PASSES: tuple[Callable[[g.Graph], g.Graph], ...] = (drop_unused, merge_linear, move_scale, drop_clip)
@@ -215,16 +221,15 @@ def split_ternary(graph: g.Graph, sign: str) -> g.Graph | None:
         result.append(new)
         if node is head:
             result.append(half)
-    output = half.name if graph.output == head.name else graph.output
-    return g.Graph(
-        graph.name,
-        result,
-        output,
-        list(graph.notes),
-        list(graph.problems),
-        graph.layouts,
-        graph.middles,
-    )
+    origins = dict(graph.origins)
+    at = path.index(nodes[sign])
+    for i, node in enumerate(path[:-1]):
+        if node.name in origins:
+            origins[node.name] = replace(origins[node.name], twice=channels, ternary=i >= at)
+    if head.name in origins:
+        origins[half.name] = origins[head.name]
+        origins[head.name] = replace(origins[head.name], scale=origins[head.name].scale / 2)
+    return graph.rebuilt(result, half.name if graph.output == head.name else graph.output, origins=origins)
 
 
 def _twice(node: g.Node, channels: int) -> g.Node:
