@@ -60,8 +60,8 @@ def outcome(path: Path) -> dict[str, Any]:
                 result = "took too much memory to read"
             elif "the library that reads this format ended" in error.message:
                 result = "crashed its library"
-            if "\n" in str(error) or str(path) not in str(error):
-                finding = f"an error of several lines, or without the file's name: {error}"
+            if len(str(error).splitlines()) > 25 or str(path) not in str(error).split("\n")[0]:
+                finding = f"an error of too many lines, or without the file's name: {error}"
         except BaseException as error:
             result, finding = type(error).__name__, traceback.format_exc()
             if isinstance(error, KeyboardInterrupt):

@@ -21,6 +21,7 @@ from .geometry import array as as_array
 from .geometry import thread_count
 from .images import draw_images
 from .layouts import choose_layouts
+from .operators import BMaxPool2D, Pool
 from .zoo import PREFIX, card, resolve
 
 if TYPE_CHECKING:
@@ -663,11 +664,11 @@ def _products(lowered: LoweredModel, model: Model) -> int:
     work = _DRAWN * math.prod(model.input_shape)
     for operator, layer in zip(lowered.operators, model.layers, strict=True):
         values = math.prod(layer.output_shape)
-        pool = getattr(operator, "pool", None)
-        window = getattr(operator, "window", None)
-        weights = getattr(operator, "weights", None)
-        each = math.prod(pool.window.kernel) if pool else 1
-        each *= math.prod(weights.shape[1:]) if weights is not None else math.prod(window.kernel)
+        if isinstance(operator, BMaxPool2D):
+            each = math.prod(operator.window.kernel)
+        else:
+            pool: Pool | None = getattr(operator, "pool", None)
+            each = math.prod(operator.weights.shape[1:]) * (math.prod(pool.window.kernel) if pool else 1)
         work += values * (each + _UNPACKED)
     return work
 
