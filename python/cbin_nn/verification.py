@@ -478,8 +478,8 @@ class _Judge:
         if results.dtype.kind == "f":  # the host's scaling of what a board sends
             self.same &= bool(np.array_equal(results, self.model.dequantize(integers)))
         bits = {name: taps[o.name] > 0 for name, o in self.operators.items() if o is not self.head}
-        theirs = self._read(part, begin, bits)
-        self._convert(part, begin, bits, integers)
+        near = self._convert(part, begin, bits, integers)
+        theirs = self._read(part, begin, bits, near)
         mine = integers * self.model.output_scale
         self.images += len(part)
         self.agree += int((mine.argmax(axis=1) == theirs.argmax(axis=1)).sum())
@@ -494,8 +494,8 @@ class _Judge:
 
     # -- the reader, and what differs from end to end
 
-    def _read(self, part: Array, begin: int, bits: Mapping[str, Bools]) -> Floats:
-        """Judges the reading of the source; returns the source's outputs."""
+    def _read(self, part: Array, begin: int, bits: Mapping[str, Bools], near: Mapping[str, Bools]) -> Floats:
+        """Judges the reading of the source; returns the source's outputs. `near`: near-ties of its signs."""
         from .converters import graph as g
         from .converters.evaluate import logits_of, near_tie, walk
 
@@ -525,7 +525,7 @@ class _Judge:
             if node.name in self.signs:
                 theirs = (found.value if value is None else value) >= 0
                 mine = bits[node.name].reshape(theirs.shape)
-                self.ends[node.name].add(theirs != mine, near_tie(inputs[0]), begin)
+                self.ends[node.name].add(theirs != mine, near[node.name], begin)
             if outputs is None and node.name == head:
                 result = found.value.reshape(len(part), -1)
         return result if outputs is None else outputs
@@ -535,10 +535,13 @@ class _Judge:
 
     # -- the conversion
 
-    def _convert(self, part: Array, begin: int, bits: Mapping[str, Bools], integers: Array) -> None:
-        """Judges the model on its own tensors."""
-        from .converters.evaluate import walk
+    def _convert(
+        self, part: Array, begin: int, bits: Mapping[str, Bools], integers: Array
+    ) -> dict[str, Bools]:
+        """Judges the model on its own tensors; returns the near-ties of its signs."""
+        from .converters.evaluate import near_tie, walk
 
+        near: dict[str, Bools] = {}
         given = {name: np.where(found, 1.0, -1.0) for name, found in bits.items()}
         for node, inputs, found in walk(self.graph, part, given, self.errors):
             operator = self.operators.get(node.name)
@@ -547,13 +550,15 @@ class _Judge:
             count = self.conversion[node.name]
             if operator is self.head:
                 count.add(*self._outputs(found, integers), begin)
-                return
+                break
             wrong = (found.value >= 0) != bits[node.name].reshape(found.value.shape)
             argument = inputs[0] if node.name in self.signs else found
             size = np.abs(argument.value)
             # An exact 0 is decided: a tie. What is close to it is not, by float64.
             slack = argument.error + _FLOAT64 * argument.size * (size > 0)
             count.add(wrong, (size <= slack) & (slack > 0), begin)
+            near[node.name] = near_tie(argument)
+        return near
 
     def _outputs(self, found: Numbers, integers: Array) -> tuple[Bools, Bools]:
         """(outputs that are not the rounded logits, where the stated bounds explain that)."""
