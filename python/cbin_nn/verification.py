@@ -13,8 +13,8 @@ difference is found where it begins and is not passed on:
 What differs from end to end (bits, logits, classes) stands beside them and decides nothing: a near-tie that
 falls the other way changes what follows, and nobody is to blame.
 
-The reader is judged where the source's framework is installed and runs the source. A framework that gives other
-values when it is run again can't judge.
+The reader is judged where the source's framework is installed and runs the source. A framework that gives
+other values when it is run again can't judge.
 """
 
 from __future__ import annotations
@@ -636,8 +636,7 @@ def _numbers_differ(theirs: Floats, ours: Numbers) -> tuple[Bools, float]:
 
 
 def _anchored(graph: g.Graph, operators: Sequence[OperatorReport]) -> dict[str, Floats]:
-    """The bounds of approximated operators, by the tensor of the graph that they are bounds of: the sums of the
-    layer."""
+    """The bounds of approximated operators, by the tensor of the graph that they hold for: a layer's sums."""
     from .converters import graph as g
 
     nodes = {node.name: node for node in graph.nodes}

@@ -5,14 +5,15 @@ r"""A source run by its own framework, with the tensors that the graph has too: 
 |---|---|---|
 | `.pt2`, live torch module | torch, node by node of the exported program | the node's name |
 | ONNX, QONNX | `onnx_run`, the ONNX project's evaluator in NumPy | its name |
-| Keras file, SavedModel, live Keras model | Keras (and Larq, for its layers), eagerly | the *call* that makes it |
+| Keras file, SavedModel, live Keras model | Keras and Larq, eagerly | the *call* that makes it |
 
 A Keras layer may be called several times, also in models inside models. So every call is recorded while the
 model runs, with the tensors that it takes and makes, and a call of the graph (`graph.Call`) is the one with
 its name that takes the same tensors.
 
-To load a `.pt2` or Keras file into its framework is to trust it as that framework does; `convert` itself never
-does. A live model is as it was before: nothing stays patched, no flag, no random state of torch is changed.
+To load a `.pt2` or Keras file into its framework is to trust it as that framework does; `convert` itself
+never does. A live model is as it was before: nothing stays patched, no flag and no random state of torch is
+changed.
 """
 
 from __future__ import annotations
