@@ -510,7 +510,7 @@ def test_one_error_lists_all_that_is_unsupported(tmp_path: Path) -> None:
     with pytest.raises(ConversionError) as caught:
         lower_file(write(tmp_path, config, weights))
     message = str(caught.value)
-    assert message.count("layer '") == 3 and "\n" not in message
+    assert message.count("layer '") == 3 and message.count("\n") <= 4
     assert all(word in message for word in ("LSTM", "dorefa_quantizer", "Lambda", "never run", "3 things"))
 
 

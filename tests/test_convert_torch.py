@@ -90,8 +90,16 @@ def test_samples_whose_sign_sees_zero_are_refused(samples: Path, name: str) -> N
     with pytest.raises(ConversionError) as caught:
         cbin_nn.convert(torch_sample(samples, name))
     message = str(caught.value)
-    assert caught.value.slug == "sign-of-zero" and name in message and "\n" not in message
-    for word in ("sign_1", "sign_3", "sign_5", "channels 0, 1, 2", "32 in all", "64 in all", "torch.where"):
+    assert caught.value.slug == "sign-of-zero" and name in message and message.count("\n") <= 4
+    for word in (
+        "sign_1",
+        "sign_3",
+        "sign_5",
+        "channels 0, 1, 2",
+        "32 in all",
+        "64 in all",
+        "where(x >= 0, 1, -1)",
+    ):
         assert word in message
 
 
@@ -176,7 +184,7 @@ def test_an_onnx_that_does_not_import_is_told_apart_from_one_that_is_absent(
 
     monkeypatch.setattr(reader.importlib, "import_module", broken)
     with pytest.raises(MissingExtra, match=r"does not import .*float4_e2m1fn.*pip install --upgrade onnx"):
-        cbin_nn.convert(ANSWERS / "torch_2_dynamo.onnx")
+        reader.read_onnx(ANSWERS / "torch_2_dynamo.onnx")
 
 
 # -- programs
@@ -735,7 +743,8 @@ def test_damaged_pt2_files(tmp_path: Path) -> None:
         path = rewritten(name, change, tmp_path / "bad.pt2")
         with pytest.raises(ConversionError, match=words) as caught:
             lower_file(path)
-        assert "bad.pt2" in str(caught.value) and "\n" not in str(caught.value)
+        lines = str(caught.value).splitlines()
+        assert "bad.pt2" in lines[0] and all(line.startswith("- ") for line in lines[1:])
 
     def edited(member: str, edit: Any) -> Any:
         def change(m: str, content: bytes) -> bytes:

@@ -142,7 +142,9 @@ def test_unfused_and_fused_models_agree(fixtures: Path, images: np.ndarray) -> N
         (np.zeros((2, 12, 12, 3), bool), "bool"),
         (np.zeros((2, 3, 12, 12), np.uint8), r"\[2, 3, 12, 12\].*channels first.*transpose"),
         (np.zeros((12, 12), np.uint8), r"\[12, 12\]"),
-        (np.zeros((2, 12, 12, 4), np.uint8), "12, 12, 4"),
+        (np.zeros((2, 12, 12, 4), np.uint8), r"12, 12, 4.*transparency.*images\[\.\.\., :3\]"),
+        (np.zeros((2, 12, 12, 1), np.uint8), r"grey.*images.repeat\(3, axis=-1\)"),
+        (np.zeros((2, 12, 12, 7), np.uint8), "takes 3 channels, and the images have 7"),
         ("an image", "uint8"),
     ],
 )
@@ -187,6 +189,15 @@ def test_load_names_the_file_and_the_field(model: cbin_nn.Model, fixtures: Path,
         cbin_nn.load(fixtures / "tiny.h5")
     with pytest.raises(ModelFileError, match="No such file"):
         cbin_nn.load(tmp_path / "absent.cbn")
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, list, int])
+def test_what_is_no_path_is_not_printed(model: cbin_nn.Model, kind: type) -> None:
+    value = 7 if kind is int else kind(model.to_bytes())
+    with pytest.raises(InvalidArgument, match=kind.__name__) as caught:
+        cbin_nn.load(value)
+    assert len(str(caught.value)) < 120
+    assert ("Model.from_bytes" in str(caught.value)) == (kind in (bytes, bytearray, memoryview))
 
 
 def test_ctrl_c_ends_a_long_run(fixtures: Path) -> None:

@@ -104,8 +104,13 @@ def test_a_report_is_saved_by_its_suffix(model: cbin_nn.Model, tmp_path: Path) -
     assert report.save(tmp_path / "r.html").read_text().startswith("<!doctype html>")
     assert report.save(tmp_path / "r.md").read_text() == report.to_markdown()
     assert report.save(tmp_path / "r.txt").read_text() == f"{report}\n"
+    assert report.save(tmp_path / "r").read_text() == f"{report}\n"
     with pytest.raises(OutputError, match="exists"):
         report.save(tmp_path / "r.md")
+    for name, message in (("r.pdf", "to PDF from a browser"), ("r.docx", r"\.docx is not written")):
+        with pytest.raises(InvalidArgument, match=message):
+            report.save(tmp_path / name)
+        assert not (tmp_path / name).exists()
 
 
 def test_a_benchmark_of_another_model_is_refused(bench: cbin_nn.BenchReport) -> None:
@@ -167,3 +172,7 @@ def test_the_command_line_writes_reports(model: cbin_nn.Model, tmp_path: Path) -
     again = CliRunner().invoke(main, ["inspect", str(path), "--report", str(target)])
     assert again.exit_code == 1
     assert "exists" in again.stderr
+    target = tmp_path / "tiny.pdf"
+    refused = CliRunner().invoke(main, ["inspect", str(path), "--report", str(target)])
+    assert refused.exit_code == 1 and not target.exists()
+    assert "use .html, .md or .txt" in refused.stderr

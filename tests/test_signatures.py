@@ -29,7 +29,9 @@ SIGNATURE = Signature.of(
         ({"unheard_of": None}, [("unheard_of", None)]),
     ],
 )
-def test_arguments_are_read_neutral_inert_or_named(given: dict[str, Any], unread: list[tuple[str, Any]]) -> None:
+def test_arguments_are_read_neutral_inert_or_named(
+    given: dict[str, Any], unread: list[tuple[str, Any]]
+) -> None:
     assert SIGNATURE.unread(given) == unread
 
 

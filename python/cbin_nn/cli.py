@@ -1,7 +1,8 @@
 """The command line: the verbs of the Python API.
 
 `--json` prints one JSON object on standard output and nothing else there. Progress goes to standard
-error, and only where that is a terminal. Exit status: 0 done, 1 an error in one line, 2 wrong usage.
+error, and only where that is a terminal. Exit status: 0 done, 1 an error in one line (a network that can't be
+converted: one line for each kind of reason), 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -88,7 +89,10 @@ class _Verbs(click.Group):
 
 
 def _fail(ctx: click.Context, message: str) -> None:
-    click.echo(f"cbin-nn: {' '.join(message.split())}", err=True)
+    lines = [" ".join(line.split()) for line in message.splitlines()]
+    click.echo(
+        "\n".join(filter(None, [f"cbin-nn: {lines[0]}" if lines else "cbin-nn", *lines[1:]])), err=True
+    )
     ctx.exit(1)
 
 
@@ -104,6 +108,15 @@ def main() -> None:
 
 def _print(value: dict[str, Any], as_json: bool, text: str) -> None:
     click.echo(json.dumps(value) if as_json else text)
+
+
+def _check_report(path: Path | None, force: bool) -> None:
+    """Refuses a report that can't be written before the work that it is to show."""
+    if path is not None:
+        from .report import report_kind
+
+        report_kind(path)
+        check_target(path, overwrite=force)
 
 
 def _load_array(argument: str, path: Path) -> npt.NDArray[Any]:
@@ -190,8 +203,7 @@ def inspect(model: Path, report: Path | None, force: bool, as_json: bool) -> Non
     """
     from .report import summary
 
-    if report is not None:
-        check_target(report, overwrite=force)
+    _check_report(report, force)
     loaded = _load_or_convert(model)
     if report is not None:
         loaded.report().save(report, overwrite=force)
@@ -400,8 +412,7 @@ def bench(
     """
     from .deploy import bench as run_bench
 
-    if report is not None:
-        check_target(report, overwrite=force)
+    _check_report(report, force)
     loaded = _load_or_convert(model)
     truth = None if labels is None else _load_array("labels", labels)
     pictures = None if images is None else _load_array("images", images)

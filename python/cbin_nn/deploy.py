@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from . import _native
 from .errors import BoardError, InvalidArgument, NoModelOnBoard
-from .geometry import array, integer
+from .geometry import check_labels, integer
 
 if TYPE_CHECKING:
     from .model import Layer, Model
@@ -263,20 +263,13 @@ def runner_path(board: str) -> Path:
 
 def _labels(model: Model, labels: npt.ArrayLike, count: int) -> npt.NDArray[Any]:
     """Check labels: one class index an image."""
-    truth = array("labels", labels)
     if model.output_dtype == "bits":
         raise InvalidArgument(
             "no-classes", "`labels` are given, but this model ends in packed bits, not in classes"
         )
-    if truth.ndim != 1 or len(truth) != count or truth.dtype.kind not in "iu":
-        raise InvalidArgument(
-            "bad-labels", f"`labels` is {truth.dtype} {list(truth.shape)}, expected {count} integers"
-        )
-    if truth.size and not (truth.min() >= 0 and truth.max() < model.classes):
-        raise InvalidArgument(
-            "bad-labels",
-            f"`labels` run from {truth.min()} to {truth.max()}, expected 0 to {model.classes - 1}",
-        )
+    truth = check_labels(labels, model.classes)
+    if len(truth) != count:
+        raise InvalidArgument("bad-labels", f"`labels` holds {len(truth)} labels for {count} images")
     return truth
 
 

@@ -7,6 +7,8 @@ from `CbinError`, and from the built-in exception that a Python user would expec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "AmbiguousProbe",
     "BoardError",
@@ -61,7 +63,45 @@ class ModelFileError(CbinError, ValueError):
 
 
 class ConversionError(CbinError, ValueError):
-    """A source model can't be converted; the message names the layer and what to do."""
+    """A source model can't be converted; the message names the layer and what to do.
+
+    Args:
+        slug: see `CbinError`.
+        reason: what is wrong, without the layer.
+        layer: the source's name of the layer; empty where the whole network or file is meant.
+        kind: the source's kind of layer or operator, for instance "Reshape"; may be empty.
+        advice: what to do; may be empty, or part of the reason.
+    """
+
+    def __init__(self, slug: str, reason: str, *, layer: str = "", kind: str = "", advice: str = "") -> None:
+        where = f"layer {layer!r}" + (f" ({kind})" if kind else "") if layer else kind
+        what = f"{reason}; {advice}" if advice else reason
+        # Parts of it may come from a file: one line, whatever they hold.
+        super().__init__(slug, " ".join((f"{where}: {what}" if where else what).split()))
+        self.reason, self.layer, self.kind, self.advice = reason, layer, kind, advice
+
+    @classmethod
+    def of_lines(cls, slug: str, lines: Sequence[str]) -> ConversionError:
+        """An error that tells several things, one a line.
+
+        Args:
+            slug: see `CbinError`.
+            lines: what the message says; each becomes one line, whatever it holds.
+        """
+        error = cls(slug, "; ".join(lines))
+        return error._saying("\n".join(" ".join(line.split()) for line in lines))
+
+    def inside(self, name: str) -> ConversionError:
+        """The same error of a file or class, whose name then begins the message."""
+        if self.message.startswith(f"{name}: "):
+            return self
+        error = ConversionError(self.slug, self.reason, layer=self.layer, kind=self.kind, advice=self.advice)
+        return error._saying(f"{name}: {self.message}")
+
+    def _saying(self, message: str) -> ConversionError:
+        self.message = message
+        self.args = (self.slug, message)
+        return self
 
 
 class DataError(CbinError, ValueError):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from .errors import InvalidArgument
 from .geometry import array as as_array
-from .geometry import thread_count
+from .geometry import check_labels, thread_count
 
 if TYPE_CHECKING:
     from .model import Model
@@ -102,7 +102,7 @@ def evaluate(
         total = 0
         parts = _gathered(images, len(model.input_shape), limit)
     else:
-        pictures, truth = _opened("images", images), _labels(_opened("labels", labels), model.classes)
+        pictures, truth = _opened("images", images), check_labels(_opened("labels", labels), model.classes)
         if pictures.ndim != 4 or len(pictures) != len(truth):
             raise InvalidArgument(
                 "bad-shape",
@@ -114,7 +114,7 @@ def evaluate(
     confusion = np.zeros((model.classes, model.classes), np.int64)
     done, seconds = 0, 0.0
     for part, part_labels in parts:
-        checked = _labels(part_labels, model.classes)
+        checked = check_labels(part_labels, model.classes)
         batch = model.check_input(part)
         start = time.perf_counter()
         outputs = model.run_integers(batch, threads=threads)
@@ -150,26 +150,6 @@ def _opened(argument: str, value: Any) -> Array:
     if not isinstance(mapped, np.ndarray):
         raise InvalidArgument("bad-npy", f"`{argument}` {value} holds several arrays: save one with np.save")
     return mapped
-
-
-def _labels(value: Any, classes: int) -> Array:
-    """Labels, checked.
-
-    Raises:
-        InvalidArgument: no integers, or one that is no class.
-    """
-    labels = np.atleast_1d(as_array("labels", value))
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise InvalidArgument(
-            "bad-labels", f"`labels` is {labels.dtype} {list(labels.shape)}, expected integers [N]"
-        )
-    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
-        raise InvalidArgument(
-            "bad-labels",
-            f"`labels` run from {labels.min()} to {labels.max()}, "
-            f"but the model has classes 0 to {classes - 1}",
-        )
-    return labels
 
 
 def _gathered(pairs: Any, rank: int, limit: int) -> Iterator[tuple[Array, Array]]:

@@ -334,7 +334,7 @@ def fold_pool(
         raise FoldError(
             "too-many-intervals",
             "per-element parameters after it make both intervals and complements of intervals in "
-            f"channels {few(clash)}, which one operator can't hold; share the PReLU over axes [1, 2]",
+            f"channels {few(clash)}, which one operator can't hold; use one slope a channel",
         )
     if strict is not None:
         invert = invert ^ strict
@@ -363,7 +363,7 @@ def _owners(window: Window, plane: tuple[int, ...], pooled: tuple[int, ...]) -> 
             raise FoldError(
                 "unsupported-layer",
                 "per-element parameters on both sides of an overlapping pool can't be folded; "
-                "share the PReLU over axes [1, 2] or use strides equal to pool_size",
+                "use one slope a channel, or strides equal to the pool's size",
             )
         index = (np.arange(plane[axis]) + start) // stride
         owners.append(np.minimum(index, pooled[axis] - 1))
@@ -387,7 +387,8 @@ def zeros_under_sign(
         shape = plane
         if _per_element(after, pooled):
             raise FoldError(
-                "unsupported-layer", "per-element parameters on both sides of a pool and torch.sign"
+                "unsupported-layer",
+                "per-element parameters on both sides of a pool, and a sign that is 0 at 0",
             )
     elif _per_element(after, pooled):
         shape = pooled

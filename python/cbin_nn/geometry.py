@@ -125,6 +125,50 @@ def _explicit(argument: str, value: Any) -> tuple[int, int, int, int]:
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
+def check_labels(labels: Any, classes: int) -> npt.NDArray[np.integer[Any]]:
+    """Check class labels: integers `[N]` from 0 to `classes - 1`; one integer is taken for N = 1.
+
+    Raises:
+        InvalidArgument: what they are instead (one-hot rows, a column, floats, another range), and what
+            to do.
+    """
+    truth = np.atleast_1d(array("labels", labels))
+    got = f"`labels` is {truth.dtype} {list(truth.shape)}, expected integers [N]"
+    if truth.ndim == 2 and truth.shape[1] == 1 and truth.dtype.kind in "iuf":
+        raise InvalidArgument("bad-labels", f"{got}: it has one column; use labels[:, 0]")
+    if truth.ndim == 2 and truth.shape[1] == classes and _one_hot(truth):
+        raise InvalidArgument("bad-labels", f"{got}: its rows are one-hot; use labels.argmax(axis=1)")
+    if truth.ndim == 2 and truth.shape[1] == classes:
+        hint = "its rows look like a score for each class; labels.argmax(axis=1) is the class of each"
+        raise InvalidArgument("bad-labels", f"{got}: {hint}")
+    if truth.ndim != 1 or truth.dtype.kind not in "iuf":
+        raise InvalidArgument("bad-labels", f"{got}: give the index of each image's class")
+    if truth.dtype.kind == "f":
+        whole = bool(np.all(np.isfinite(truth))) and bool(np.all(truth == np.rint(truth)))
+        hint = (
+            "its values are whole; use labels.astype(np.int64)" if whole else "give the index of each class"
+        )
+        raise InvalidArgument("bad-labels", f"{got}: {hint}")
+    if truth.size and not (truth.min() >= 0 and truth.max() < classes):
+        hint = (
+            "; classes are counted from 0: use labels - 1"
+            if truth.min() == 1 == truth.max() - classes + 1
+            else ""
+        )
+        raise InvalidArgument(
+            "bad-labels",
+            f"`labels` run from {truth.min()} to {truth.max()}, but the model has classes 0 to "
+            f"{classes - 1}{hint}",
+        )
+    return truth
+
+
+def _one_hot(rows: npt.NDArray[Any]) -> bool:
+    if rows.dtype.kind not in "iufb":
+        return False
+    return bool(np.all((rows == 0) | (rows == 1)) and np.all((rows == 1).sum(axis=1) == 1))
+
+
 def window(
     plane: tuple[int, int],
     kernel: tuple[int, int],

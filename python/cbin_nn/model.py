@@ -502,11 +502,26 @@ def check_images(images: npt.ArrayLike, shape: Sequence[int]) -> npt.NDArray[np.
         hint = ""
         if array.ndim in (3, 4) and array.shape[-3:] == (shape[2], shape[0], shape[1]):
             hint = ": these are channels first; use images.transpose(0, 2, 3, 1)"
+        elif array.ndim in (3, 4) and array.shape[-3:-1] == tuple(shape[:2]):
+            hint = _channel_hint(array.shape[-1], shape[2])
+        elif array.ndim in (2, 3) and shape[2] == 1 and array.shape[-2:] == tuple(shape[:2]):
+            hint = ": the axis of the one channel is missing; use images[..., None]"
         raise InvalidArgument(
             "bad-shape",
             f"`images` has shape {list(array.shape)}, expected [N, {expected}] (channels last){hint}",
         )
     return array
+
+
+def _channel_hint(given: int, expected: int) -> str:
+    """What to do about images of another number of channels."""
+    if (given, expected) == (4, 3):
+        return ": the fourth channel looks like transparency (RGBA); use images[..., :3]"
+    if (given, expected) in ((3, 1), (4, 1)):
+        return ": these are colours, and the network takes grey; make them grey (PIL: image.convert('L'))"
+    if (given, expected) == (1, 3):
+        return ": these are grey, and the network takes colours; use images.repeat(3, axis=-1)"
+    return f": the network takes {expected} channels, and the images have {given}"
 
 
 def check_words(
@@ -653,8 +668,16 @@ def load(path: str | os.PathLike[str]) -> Model:
 
     Raises:
         ModelFileError: it can't be read, or is no valid model; the message names the file and the field.
-        InvalidArgument: the zoo has no model of that name.
+        InvalidArgument: `path` is no path, or the zoo has no model of that name.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        what = type(path).__name__
+        hint = (
+            "; the bytes of a model go to Model.from_bytes"
+            if isinstance(path, (bytes, bytearray, memoryview))
+            else ""
+        )
+        raise InvalidArgument("bad-argument", f"`path` is {what}, expected the name of a .cbn file{hint}")
     path = resolve(path)
     try:
         data = Path(os.fsdecode(path)).read_bytes()

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from . import html
 from .errors import InvalidArgument
@@ -17,10 +17,34 @@ if TYPE_CHECKING:
     from .deploy import BenchReport
     from .model import Layer, Model
 
-__all__ = ["ModelReport", "bench", "bench_html", "markdown_table", "summary", "text_table"]
+__all__ = ["ModelReport", "bench", "bench_html", "markdown_table", "report_kind", "summary", "text_table"]
 
 #: Wide enough for any row: a table never wraps a number.
 WIDTH = 200
+
+
+_KINDS: dict[str, Literal["html", "md", "txt"]] = {
+    ".html": "html",
+    ".htm": "html",
+    ".md": "md",
+    ".txt": "txt",
+    "": "txt",
+}
+
+
+def report_kind(path: str | os.PathLike[str]) -> Literal["html", "md", "txt"]:
+    """What a report is written as, by the suffix of `path`.
+
+    Raises:
+        InvalidArgument: a suffix of a kind that is not written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _KINDS:
+        hint = "; print the .html to PDF from a browser" if suffix == ".pdf" else ""
+        raise InvalidArgument(
+            "bad-report", f"report {os.fspath(path)}: {suffix} is not written; use .html, .md or .txt{hint}"
+        )
+    return _KINDS[suffix]
 
 
 def text_table(
@@ -238,19 +262,17 @@ class ModelReport:
         return "".join(f"<h3>{html.escape(heading)}</h3>{content}" for heading, content in self._sections())
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write the report: HTML to `.html`, Markdown to `.md`, text to anything else.
+        """Write the report: HTML to `.html`, Markdown to `.md`, text to `.txt` or a name without a suffix.
 
         Args:
             path: the file.
             overwrite: replace a file that exists.
 
         Raises:
+            InvalidArgument: a suffix of a kind that is not written.
             OutputError: the file exists (and `overwrite` is False) or can't be written.
             MissingExtra: for HTML, matplotlib (extra `plot`) is not installed.
         """
-        suffix = Path(path).suffix.lower()
-        if suffix in (".html", ".htm"):
-            content = self.to_html()
-        else:
-            content = self.to_markdown() if suffix == ".md" else f"{self}\n"
+        kind = report_kind(path)
+        content = self.to_html() if kind == "html" else self.to_markdown() if kind == "md" else f"{self}\n"
         return write_atomically(path, content.encode(), overwrite=overwrite)

@@ -141,9 +141,7 @@ def requantize(
         return np.array([row[i] for row in table], dtype=np.int64)
 
     knees = column(0).astype(np.int32)
-    found = Requantization(
-        column(1), column(2), column(3), column(4), knees, shift, dtype, unit_step, bound
-    )
+    found = Requantization(column(1), column(2), column(3), column(4), knees, shift, dtype, unit_step, bound)
     return found, note
 
 

@@ -80,8 +80,9 @@ def _column(layer: str, what: str, values: Float32) -> Float32:
     if bad.size:
         raise ConversionError(
             "not-finite",
-            f"layer {layer!r}: {what} is {array[bad[0]]} at element {int(bad[0])} ({bad.size} of "
-            f"{array.size} values are NaN or infinite); the training diverged, use another checkpoint",
+            f"{what} is {array[bad[0]]} at element {int(bad[0])} ({bad.size} of {array.size} values are NaN "
+            "or infinite); the training diverged, use another checkpoint",
+            layer=layer,
         )
     return array
 
@@ -103,7 +104,7 @@ class Linear:
                 object.__setattr__(self, what, _column(self.layer, what, value))
         divisor = self.divisor
         if (not divisor) if isinstance(divisor, Fraction) else bool(np.any(divisor == 0)):
-            raise ConversionError("not-finite", f"layer {self.layer!r}: it divides by zero")
+            raise ConversionError("not-finite", "it divides by zero", layer=self.layer)
 
     def exact(self, element: int) -> tuple[Exact, Exact]:
         """(slope, intercept) of one element."""
@@ -149,16 +150,17 @@ class BatchNorm:
         with np.errstate(over="ignore"):
             epsilon = float(np.float32(self.epsilon))
         if not np.isfinite(epsilon):
-            raise ConversionError("not-finite", f"layer {self.layer!r}: epsilon is {self.epsilon}")
+            raise ConversionError("not-finite", f"epsilon is {self.epsilon}", layer=self.layer)
         object.__setattr__(self, "epsilon", epsilon)
         # The float64 sum of two float32 values has the sign of the exact sum.
         bad = np.flatnonzero(self.variance.astype(np.float64) + epsilon <= 0)
         if bad.size:
             raise ConversionError(
                 "bad-variance",
-                f"layer {self.layer!r}: moving variance + epsilon is not positive at element {int(bad[0])} "
+                f"moving variance + epsilon is not positive at element {int(bad[0])} "
                 f"({float(self.variance[bad[0]])} + {epsilon}); a variance can't be negative, the file is "
-                f"damaged",
+                "damaged",
+                layer=self.layer,
             )
 
     def exact(self, element: int) -> tuple[Exact, Exact]:

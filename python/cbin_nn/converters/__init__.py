@@ -65,4 +65,4 @@ def lower_file(
     try:
         return lower(graph, output=output, input_scale=input_scale, input_offset=input_offset, fuse=fuse)
     except ConversionError as error:
-        raise ConversionError(error.slug, f"{describe(source)}: {error.message}") from error
+        raise error.inside(describe(source)) from error

@@ -107,10 +107,11 @@ class _Reader:
             if self.layer:
                 raise self._refuse(f"unknown keys {sorted(map(str, self.layer))}")
         name = self.description.get("name", "model")
-        return g.Graph(str(name), self.nodes, self.nodes[-1].name, self.notes)
+        output = self.nodes[-1].name
+        return g.Graph(str(name), self.nodes, output, self.notes, framework="description")
 
     def _refuse(self, message: str) -> ConversionError:
-        return ConversionError("bad-description", f"layer {self.name!r}: {message}")
+        return ConversionError("bad-description", message, layer=self.name)
 
     def _take(self, key: str, default: Any = ...) -> Any:
         value = self.layer.pop(key, default)

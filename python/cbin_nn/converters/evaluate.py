@@ -223,9 +223,7 @@ def _step(node: g.Node, inputs: list[Numbers]) -> Numbers:
         )
     if isinstance(node, g.Identity):
         return x
-    raise ConversionError(
-        "unsupported-layer", f"layer {node.layer!r}: {type(node).__name__} is not evaluated"
-    )
+    raise ConversionError("unsupported-layer", f"{type(node).__name__} is not evaluated", layer=node.layer)
 
 
 def _affine(x: Numbers, scaled: Array, slope: Any, offset: Any) -> Numbers:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from ..errors import ConversionError
 from ..operators import Window
+from .problems import Problem
 
 __all__ = [
     "Add",
@@ -73,7 +74,7 @@ class Node:
         return shapes[0]
 
     def _refuse(self, slug: str, message: str) -> ConversionError:
-        return ConversionError(slug, f"layer {self.layer!r}: {message}")
+        return ConversionError(slug, message, layer=self.layer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,27 +305,6 @@ class Identity(Node):
     """Does nothing at inference (dropout, noise)."""
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Something that can't be converted: a message that names the layer and the reason."""
-
-    message: str
-    slug: str = "unsupported-layer"
-
-    @staticmethod
-    def error(problems: Sequence[Problem]) -> ConversionError:
-        """One error that lists all of `problems`, of which there is at least one."""
-        unique = list(dict.fromkeys(problems))
-        if len(unique) == 1:
-            return ConversionError(unique[0].slug, unique[0].message)
-        slugs = {problem.slug for problem in unique}
-        text = "; ".join(f"({i + 1}) {problem.message}" for i, problem in enumerate(unique))
-        return ConversionError(
-            slugs.pop() if len(slugs) == 1 else "unsupported-layer",
-            f"{len(unique)} things can't be converted: {text}",
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class Origin:
     """Which tensor of the source a tensor of the graph is, and how it stands there.
@@ -402,25 +382,21 @@ class Graph:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     #: The calls that the keys of `origins` number, where the source is a Keras model.
     calls: Sequence[Call] = ()
+    #: Whose words messages use: "keras", "torch", "onnx", "description", or "" (`words`).
+    framework: str = ""
     #: Tensor name -> shape without the batch axis; filled in here.
     shapes: dict[str, Shape] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         for node in self.nodes:
             if node.name in self.shapes:
-                raise ConversionError(
-                    "bad-graph", f"layer {node.layer!r}: tensor {node.name!r} is made twice"
-                )
+                raise node._refuse("bad-graph", f"tensor {node.name!r} is made twice")
             missing = [name for name in node.inputs if name not in self.shapes]
             if missing:
-                raise ConversionError(
-                    "bad-graph", f"layer {node.layer!r} reads {missing[0]!r}, which no earlier layer makes"
-                )
+                raise node._refuse("bad-graph", f"it reads {missing[0]!r}, which no earlier layer makes")
             shape = node.output_shape(tuple(self.shapes[name] for name in node.inputs))
             if not shape or min(shape) < 1 or (len(shape) > 1 and max(shape) > _MAX_SIDE):
-                raise ConversionError(
-                    "shape-mismatch", f"layer {node.layer!r}: a tensor of shape {shape} is empty or too large"
-                )
+                raise node._refuse("shape-mismatch", f"a tensor of shape {shape} is empty or too large")
             self.shapes[node.name] = shape
         if self.output not in self.shapes:
             raise ConversionError("bad-graph", f"the output {self.output!r} is made by no layer")

@@ -10,6 +10,10 @@ Both containers hold JSON for the architecture and HDF5 for the weights:
 
 The container is told by its first bytes, never by the file's name.
 
+The reader is a closed world (`signatures`): `_LAYERS`, `_QUANTIZERS`, `_CALL` and the tables of records say
+what is read. Any other key, a value that is not neutral, an argument of a call, a class that is not Keras' or
+Larq's own, and a variable that no layer took are errors that name it.
+
 A file is hostile until read: every access is checked, no link leaves the file, nothing is read before its
 size has been compared with what the architecture asks for, and whatever goes wrong is one
 `ConversionError` that names the file.
@@ -24,8 +28,8 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -54,13 +58,14 @@ from .graph import (
     Node,
     Origin,
     PReLU,
-    Problem,
     Rescaling,
     Shape,
     Sign,
     Softmax,
 )
 from .passes import canonicalize
+from .problems import Problem, together
+from .signatures import Signature
 from .weights import binarized, same_padding
 
 __all__ = ["read_checkpoint", "read_keras"]
@@ -73,7 +78,8 @@ _MAX_WEIGHTS = 2**26  # elements of one array: as many as a `.cbn` file may have
 _MAX_EXPANSION = 64  # of a large compressed array; signs as float32 shrink to a thirtieth
 
 #: Larq's quantizers with the same forward pass, sign(x) with sign(0) = +1.
-_SIGNS = {"SteSign", "ste_sign", "ApproxSign", "approx_sign", "SwishSign", "swish_sign"}
+_SIGN_LAYERS = {"SteSign", "ApproxSign", "SwishSign"}
+_SIGNS = _SIGN_LAYERS | {"ste_sign", "approx_sign", "swish_sign"}
 _MAGNITUDE_SIGNS = {"MagnitudeAwareSign", "magnitude_aware_sign"}
 _NO_QUANTIZERS = {"NoOp", "no_op"}
 _DROPOUTS = {
@@ -84,33 +90,190 @@ _DROPOUTS = {
     "GaussianNoise",
     "SpatialDropout2D",
 }
+_BATCH_NORMS = {"BatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2"}
+_QUANTIZED = {"QuantConv2D", "QuantDense", "QuantDepthwiseConv2D"}
 #: Layers that convert and have weights.
-_WEIGHTED = {
-    "BatchNormalization",
-    "BatchNormalizationV1",
-    "BatchNormalizationV2",
-    "Conv2D",
-    "Dense",
-    "DepthwiseConv2D",
-    "Normalization",
-    "PReLU",
-    "QuantConv2D",
-    "QuantDense",
-    "QuantDepthwiseConv2D",
-}
+_WEIGHTED = _BATCH_NORMS | _QUANTIZED | {"Conv2D", "Dense", "DepthwiseConv2D", "Normalization", "PReLU"}
 _MERGES = {"Add", "Concatenate"}
+#: What layers keep variables in that no answer depends on: a generator's state, how often weights flipped.
+_STATELESS = {
+    "input_quantizer",
+    "kernel_quantizer",
+    "depthwise_quantizer",
+    "seed_generator",
+    "_random_generator",
+}
+#: Functions of Keras 3 that stand among a model's layers; they have a name and no policy.
+_OPERATIONS = {"Sign"}
+_ACTIVATION_ADVICE = {
+    "sigmoid": "at the end of a network take it away: it keeps the order, and 0.5 becomes a logit of 0; ",
+}
 _QUANTIZER_HINT = "use SteSign, ApproxSign or SwishSign (or MagnitudeAwareSign on kernels)"
 
+
+def _layer(*reads: str, inert: Iterable[str] = (), **neutral: tuple[Any, ...]) -> Signature:
+    """The signature of a layer, with what every layer has."""
+    return Signature.of(
+        {*reads, "dtype", "batch_input_shape", "batch_shape"}, {*inert, "name", "trainable"}, **neutral
+    )
+
+
+def _variables(*names: str) -> set[str]:
+    """How variables start and what training does to them: nothing at inference."""
+    return {f"{name}_{what}" for name in names for what in ("initializer", "regularizer", "constraint")}
+
+
+#: Keras 3 alone has the last three. LoRA's variables in an `.h5` file are not merged into the kernel.
+_TRAINED = {"lora_rank": (None,), "lora_alpha": (None,), "quantization_config": (None,)}
+_WINDOW = ("kernel_size", "strides", "padding", "data_format", "dilation_rate", "groups")
+_CONV = _layer(
+    *_WINDOW,
+    "filters",
+    "activation",
+    "use_bias",
+    inert={*_variables("kernel", "bias"), "activity_regularizer"},
+    **_TRAINED,
+)
+_DEPTHWISE = _layer(
+    *_WINDOW,
+    "depth_multiplier",
+    "activation",
+    "use_bias",
+    inert={*_variables("depthwise", "bias"), "activity_regularizer"},
+)
+_DENSE = _layer(
+    "units",
+    "activation",
+    "use_bias",
+    inert={*_variables("kernel", "bias"), "activity_regularizer"},
+    **_TRAINED,
+)
+_BATCH_NORM = _layer(
+    "axis",
+    "epsilon",
+    "center",
+    "scale",
+    inert={
+        "momentum",
+        "synchronized",
+        "renorm_clipping",
+        "renorm_momentum",
+        *_variables("beta", "gamma"),
+        *_variables("moving_mean", "moving_variance"),
+    },
+    fused=(None, True, False),
+    renorm=(False,),
+    virtual_batch_size=(None,),
+)
+#: Every layer that converts: what is read of its configuration.
+_LAYERS: dict[str, Signature] = {
+    "Activation": _layer("activation"),
+    "ActivityRegularization": _layer(inert=["l1", "l2", "activity_regularizer"]),
+    "Add": _layer(),
+    "AlphaDropout": _layer(inert=["rate", "noise_shape", "seed"]),
+    "BatchNormalization": _BATCH_NORM,
+    "BatchNormalizationV1": _BATCH_NORM,
+    "BatchNormalizationV2": _BATCH_NORM,
+    "Concatenate": _layer("axis"),
+    "Conv2D": _CONV,
+    "Dense": _DENSE,
+    "DepthwiseConv2D": _DEPTHWISE,
+    "Dropout": _layer(inert=["rate", "noise_shape", "seed"]),
+    "Flatten": _layer("data_format"),
+    "GaussianDropout": _layer(inert=["rate", "seed"]),
+    "GaussianNoise": _layer(inert=["stddev", "seed"]),
+    "InputLayer": _layer(sparse=(False, None), ragged=(False, None), optional=(False,)),
+    "LeakyReLU": _layer("alpha", "negative_slope"),
+    "MaxPooling2D": _layer("pool_size", "strides", "padding", "data_format"),
+    "Normalization": _layer("axis", "mean", "variance", invert=(False,)),
+    "PReLU": _layer("shared_axes", inert=_variables("alpha")),
+    "QuantConv2D": _CONV.and_reads("input_quantizer", "kernel_quantizer", "pad_values"),
+    "QuantDense": _DENSE.and_reads("input_quantizer", "kernel_quantizer"),
+    "QuantDepthwiseConv2D": _DEPTHWISE.and_reads("input_quantizer", "depthwise_quantizer", "pad_values"),
+    "ReLU": _layer("max_value", "negative_slope", "threshold"),
+    "Rescaling": _layer("scale", "offset"),
+    "Sign": Signature.of(inert=["name"]),
+    "Softmax": _layer("axis"),
+    "SpatialDropout2D": _layer(inert=["rate", "noise_shape", "seed", "data_format"]),
+    **{name: _layer(inert=["clip_value"] if name == "SteSign" else []) for name in ("ApproxSign", "SteSign")},
+    "SwishSign": _layer(inert=["beta"]),
+}
+#: Quantizers that convert: `clip_value` and `beta` shape the gradient alone, `precision` is a note to Bop.
+_QUANTIZERS: dict[str, Signature] = {
+    **{name: _LAYERS[name] for name in _SIGN_LAYERS},
+    "MagnitudeAwareSign": _layer(inert=["clip_value"]),
+    "NoOp": _layer(inert=["precision"]),
+}
+#: Layers that may stand as another layer's activation.
+_ACTIVATION_LAYERS = {"LeakyReLU", "ReLU", "Softmax", *_SIGN_LAYERS}
+#: The arguments of a call, beside its input.
+_CALL = Signature.of(training=(None, False), mask=(None,))
+#: By class, the names of a call's positional arguments after the input.
+_POSITIONAL = {
+    **dict.fromkeys(_BATCH_NORMS, ("training", "mask")),
+    **dict.fromkeys(_DROPOUTS, ("training",)),
+    "Softmax": ("mask",),
+}
+#: What stands beside a layer's configuration. The shape that it was built for follows from its input.
+_ENTRY = Signature.of(
+    ["class_name", "config", "name", "inbound_nodes", "module", "registered_name"],
+    ["build_config", "compile_config", "shared_object_id"],
+)
+#: What stands beside the outermost model's configuration.
+_ROOT = Signature.of(
+    ["class_name", "config", "name", "module", "registered_name", "build_config"],
+    ["backend", "compile_config", "keras_version", "shared_object_id"],
+)
+_SEQUENTIAL = Signature.of(["name", "layers", "build_input_shape", "dtype"], ["trainable"])
+_FUNCTIONAL = Signature.of(["name", "layers", "input_layers", "output_layers", "dtype"], ["trainable"])
+#: What a record of a function, quantizer or dtype policy may hold.
+_RECORD = Signature.of(
+    ["class_name", "config", "module", "registered_name"],
+    ["build_config", "shared_object_id", "__passive_serialization__"],
+)
+#: The types in which the pixels 0..255 are themselves.
+_INPUT_DTYPES = {"float16", "float32", "float64", "int16", "int32", "int64", "uint8", "uint16"}
+#: The packages whose classes are read; `builtins` is what Keras writes for a plain function.
+_PACKAGES = {"builtins", "keras", "keras_core", "larq", "tensorflow", "tf_keras"}
+
+_OWN_CODE = "its code is not in the file"
 #: What to do about layers that people use; anything else gets the general advice.
 _ADVICE = {
-    "GlobalAveragePooling2D": "use Flatten and QuantDense instead",
-    "GlobalMaxPooling2D": "use MaxPooling2D with the size of the plane, then Flatten",
-    "AveragePooling2D": "use MaxPooling2D instead",
-    "ZeroPadding2D": "use padding='same' in the convolution (or pad_values=1) instead",
-    "QuantSeparableConv2D": "use QuantConv2D instead",
-    "SeparableConv2D": "use QuantConv2D instead",
-    "Lambda": "its code is never run; use a layer of Keras or Larq instead",
-    "TFOpLambda": "its code is never run; use a layer of Keras or Larq instead",
+    "AveragePooling2D": "average pools are not read; train with MaxPooling2D in its place",
+    "Clip": "of Keras 3's functions sign alone is read; a clip around 0 right before a sign changes nothing",
+    "GlobalAveragePooling2D": "average pools are not read; train with Flatten and QuantDense in its place",
+    "GlobalMaxPooling2D": "use MaxPooling2D with the size of the plane, then Flatten: the same network",
+    "GreaterEqual": "of Keras 3's functions sign alone is read; keras.ops.sign says the same where the value "
+    "is never 0, and larq.quantizers.SteSign everywhere",
+    "Lambda": f"{_OWN_CODE} as a layer and is never run; use a layer of Keras or Larq",
+    "QuantSeparableConv2D": "use QuantDepthwiseConv2D and QuantConv2D, with input quantizers",
+    "Reshape": "a reshape is not read; feed the network images of the shape that it makes, and use Flatten "
+    "where it makes one row of features",
+    "SeparableConv2D": "use DepthwiseConv2D and Conv2D, with signs before them",
+    "SlicingOpLambda": "slices of tensors are not read",
+    "TFOpLambda": "operations of the graph are not read; use layers: Rescaling for x * scale + offset, Add, "
+    "Concatenate, SteSign",
+    "Where": "of Keras 3's functions sign alone is read; keras.ops.sign says the same where the value is "
+    "never 0, and larq.quantizers.SteSign everywhere",
+    "ZeroPadding2D": "padding by a layer of its own is not read; where it is what padding='same' does, say "
+    "so in the convolution",
+}
+_RANDOM = (
+    "augmentation does nothing at inference: leave it out of the saved model, and keep it in the data "
+    "pipeline or in another model that shares the other layers"
+)
+_QKERAS = (
+    "layers of QKeras are not read; build the network of Larq's layers, or describe it to "
+    "cbin_nn.convert as a dict"
+)
+#: What to do about an argument that is not honoured.
+_OPTION_ADVICE = {
+    "lora_alpha": "merge the low-rank weights into the kernel and save a model without them",
+    "lora_rank": "merge the low-rank weights into the kernel and save a model without them",
+    "mask": "masks are not read; call the layer without one",
+    "quantization_config": "save the model before quantize()",
+    "ragged": "feed images of one shape",
+    "sparse": "feed dense images",
 }
 _MODELS = {"Sequential", "Functional", "Model"}
 #: Models inside models, and calls of shared layers.
@@ -177,6 +340,10 @@ class _Weights:
         """The arrays of `layer`, in the order of `expected` (name, shape), as float32."""
         raise NotImplementedError
 
+    def left(self) -> list[str]:
+        """The variables of layers that no layer took."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class _Layer:
@@ -195,9 +362,33 @@ class _Layer:
     index: int
     #: The models that it is inside of, outermost first.
     parents: tuple[_Layer, ...] = ()
+    #: Where its class is from if it is not Keras' or Larq's own, else empty.
+    foreign: str = ""
 
     def refuse(self, slug: str, message: str) -> ConversionError:
-        return ConversionError(slug, f"layer {self.name!r} ({self.class_name}): {message}")
+        return ConversionError(slug, message, layer=self.name, kind=self.class_name)
+
+    def require(self, signature: Signature, given: Mapping[str, Any], prefix: str = "") -> None:
+        """Refuses what `signature` does not honour of `given`; `prefix` says whose arguments they are."""
+        unread = signature.unread(given)
+        if unread:
+            raise self.refuse("unsupported-option", prefix + _unread(signature, unread))
+
+
+def _unread(signature: Signature, unread: list[tuple[str, Any]]) -> str:
+    """Arguments that are not honoured, each with its value and what to do."""
+    parts = []
+    for name, value in unread[:8]:
+        if name == "training":
+            advice = "it would then compute as in training, by the batch or by chance; call it without"
+        elif name in _OPTION_ADVICE:
+            advice = _OPTION_ADVICE[name]
+        elif name in signature.neutral:
+            advice = f"only {' or '.join(map(repr, signature.neutral[name]))} converts"
+        else:
+            advice = "the reader does not know this argument, so what it does would be lost; build it without"
+        parts.append(f"{str(name)[:60]}={str(value)[:60]}: {advice}")
+    return "; ".join(parts)
 
 
 def _read_array(layer: _Layer, dataset: Any, what: str, shape: Shape) -> Float32:
@@ -254,11 +445,22 @@ class _Hdf5Weights(_Weights):
 
     def __init__(self, root: Any) -> None:
         self.root = root
+        #: (group, name of the variable in it).
+        self.taken: set[tuple[str, str]] = set()
+
+    def left(self) -> list[str]:
+        pairs = []
+        for key in self.root:
+            group = _child(self.root, key)
+            if group is not None:
+                pairs += [(key, name) for name in _names(group, "weight_names")]
+        return [f"{key}: {name}" for key, name in pairs if (key, name) not in self.taken]
 
     def take(self, layer: _Layer, expected: list[tuple[str, Shape]]) -> list[Float32]:
         if not expected:
             return []
-        group = _child(self.root, (*layer.parents, layer)[0].name)
+        outermost = (*layer.parents, layer)[0].name
+        group = _child(self.root, outermost)
         if group is None:
             raise layer.refuse("missing-weights", "the file holds no weights for it")
         names = _names(group, "weight_names")
@@ -279,6 +481,7 @@ class _Hdf5Weights(_Weights):
             dataset = _child(group, name)
             if dataset is None:
                 raise layer.refuse("missing-weights", f"weight {name!r} is absent")
+            self.taken.add((outermost, name))
             arrays.append(_read_array(layer, dataset, leaf, shape))
         return arrays
 
@@ -295,6 +498,27 @@ class _ArchiveWeights(_Weights):
 
     def __init__(self, root: Any) -> None:
         self.root = root
+        #: Names of the datasets that were read.
+        self.taken: set[str] = set()
+
+    def left(self) -> list[str]:
+        found: list[str] = []
+
+        def visit(group: Any, depth: int) -> None:
+            for key in group:
+                item = _child(group, key)
+                if item is None or key in _STATELESS:
+                    continue
+                if hasattr(item, "shape"):
+                    found.append(item.name)
+                elif depth < 4 * _MAX_DEPTH:
+                    visit(item, depth + 1)
+
+        for part in ("vars", "layers", "_layer_checkpoint_dependencies"):
+            group = _child(self.root, part)
+            if group is not None:
+                visit(group, 0)
+        return [name for name in found if name not in self.taken]
 
     @staticmethod
     def _container(root: Any) -> Any:
@@ -336,7 +560,7 @@ class _ArchiveWeights(_Weights):
         variables = _child(group, "vars")
         if len(variables) != len(expected):
             raise layer.refuse(
-                "missing-weights",
+                "missing-weights" if len(variables) < len(expected) else "unsupported-weights",
                 f"expected {len(expected)} weights {[leaf for leaf, _ in expected]}, "
                 f"the file has {len(variables)} under {key!r}",
             )
@@ -345,6 +569,7 @@ class _ArchiveWeights(_Weights):
             dataset = _child(variables, str(i))
             if dataset is None:
                 raise layer.refuse("missing-weights", f"weight {leaf!r} ({key}/vars/{i}) is absent")
+            self.taken.add(dataset.name)
             arrays.append(_read_array(layer, dataset, leaf, shape))
         return arrays
 
@@ -355,6 +580,18 @@ class _CheckpointWeights(_Weights):
 
     def __init__(self, reader: Any) -> None:
         self.reader = reader
+        self.taken: set[str] = set()
+
+    def left(self) -> list[str]:
+        return [
+            key
+            for key in sorted(self.reader.get_variable_to_shape_map())
+            if re.match(r"layer(_with_weights)?-\d+/", key)
+            and ".OPTIMIZER_SLOT" not in key
+            and "/keras_api/" not in key
+            and not set(key.split("/")) & _STATELESS
+            and key not in self.taken
+        ]
 
     def take(self, layer: _Layer, expected: list[tuple[str, Shape]]) -> list[Float32]:
         parts = []
@@ -365,6 +602,7 @@ class _CheckpointWeights(_Weights):
             key = "/".join([*parts, leaf, ".ATTRIBUTES", "VARIABLE_VALUE"])
             if not self.reader.has_tensor(key):
                 raise layer.refuse("missing-weights", f"the checkpoint holds no {key!r}")
+            self.taken.add(key)
             array = np.asarray(self.reader.get_tensor(key))
             if array.shape != shape or array.dtype.kind not in "fiub":
                 raise layer.refuse(
@@ -375,8 +613,12 @@ class _CheckpointWeights(_Weights):
 
 
 def read_checkpoint(model: dict[str, Any], reader: Any) -> Graph:
-    """The graph of a model's record with the weights of a checkpoint reader (`tf.train.load_checkpoint`)."""
-    return _Builder(_CheckpointWeights(reader)).build(_network(model))
+    """The graph of a model's record with the weights of a checkpoint reader (`tf.train.load_checkpoint`).
+
+    Of the record the class and its configuration count; a SavedModel keeps its own affairs beside them.
+    """
+    record: dict[str, Any] = {key: model.get(key) for key in ("class_name", "config")}
+    return _Builder(_CheckpointWeights(reader)).build(_network(record))
 
 
 def _read_hdf5(file: Any) -> Graph:
@@ -424,10 +666,30 @@ def _record(value: Any, what: str) -> dict[str, Any]:
 
 
 def _class_name(value: Any) -> str:
-    """`Larq>QuantConv2D` and the like lose their package."""
+    """The class without its package, as in `Larq>QuantConv2D`."""
     if not isinstance(value, str) or not value:
         raise ConversionError("damaged-file", f"a layer's class name is {value!r}")
     return value.rsplit(">", 1)[-1]
+
+
+def _foreign(record: Mapping[str, Any]) -> str:
+    """Where a record's class or function is from if that is not Keras or Larq, else an empty string.
+
+    A class of the user's own may have the name of a known one. Keras writes the package that it was
+    registered under, `MyPackage>Dense`, and since TensorFlow 2.12 its module, null for a script's own.
+    """
+    for key in ("class_name", "registered_name", "config"):
+        value = record.get(key)
+        if isinstance(value, str) and ">" in value and value.split(">")[0].lower() not in _PACKAGES:
+            return f"the package {value.split('>')[0][:60]!r}"
+    if "module" not in record:
+        return ""
+    module, registered = record["module"], record.get("registered_name")
+    if module is None:
+        return "" if registered is None else "a script of your own"
+    if not isinstance(module, str) or module.split(".")[0] not in _PACKAGES:
+        return f"the module {str(module)[:60]!r}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -436,6 +698,8 @@ class _Call:
 
     layer: _Layer
     inputs: tuple[int, ...]
+    #: What the call was given beside its input.
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -459,10 +723,23 @@ def _network(model: dict[str, Any]) -> _Network:
     """The calls of a model's record (class_name, config)."""
     calls: list[_Call] = []
     config = _model_config(model)
+    root = _Layer(
+        _class_name(model["class_name"]), str(config.get("name", "model"))[:200], config, 0, [], [], 0
+    )
+    root.require(_ROOT, model)
+    origin = _foreign(model)
+    if origin:
+        raise root.refuse("unsupported-model", f"a model of a class from {origin}; {_OWN_CODE}")
+    _check_model(root)
     outputs = _resolve(model, (), [], calls)
     if len(outputs) != 1:
-        raise ConversionError("unsupported-model", f"the model has {len(outputs)} outputs; one converts")
-    inputs = [call for call in calls if call.layer.class_name == "InputLayer"]
+        names = ", ".join(repr(calls[i].layer.name) for i in outputs[:8])
+        raise ConversionError(
+            "unsupported-model",
+            f"the model has {len(outputs)} outputs, {names}; one converts: save "
+            "keras.Model(model.input, model.get_layer(NAME).output)",
+        )
+    inputs = [call for call in calls if call.layer.class_name == "InputLayer" and not call.inputs]
     if len(inputs) > 1:
         raise ConversionError("unsupported-model", f"the model has {len(inputs)} inputs; one image converts")
     name = config.get("name")
@@ -482,6 +759,14 @@ def _model_config(model: dict[str, Any]) -> dict[str, Any]:
             f"a model of class {kind}; only Sequential and Functional models convert",
         )
     return config
+
+
+def _check_model(layer: _Layer) -> None:
+    """Refuses what a model's own record says and nobody reads."""
+    if layer.foreign:
+        raise layer.refuse("unsupported-model", f"a model of a class from {layer.foreign}; {_OWN_CODE}")
+    layer.require(_SEQUENTIAL if layer.class_name == "Sequential" else _FUNCTIONAL, layer.config)
+    _check_dtype(layer)
 
 
 def _resolve(
@@ -505,32 +790,33 @@ def _resolve(
         name = entry.get("name", settings.get("name", f"{_snake_case(class_name)}_{i}"))
         if not isinstance(name, str) or not 0 < len(name) < 200:
             raise ConversionError("damaged-file", f"the name of layer number {i} is {str(name)[:80]!r}")
-        layers.append(
-            _Layer(class_name, name, settings, siblings.count(class_name), siblings, weighted, i, parents)
-        )
+        rank, origin = siblings.count(class_name), _foreign(entry)
+        layer = _Layer(class_name, name, settings, rank, siblings, weighted, i, parents, origin)
+        layer.require(_ENTRY, entry)
+        layers.append(layer)
         siblings.append(class_name)
         weighted.append(_has_weights(class_name, settings))
         records.append(entry)
     if len({layer.name for layer in layers}) != len(layers):
         raise ConversionError("damaged-file", "two layers have the same name")
 
-    def call(layer: _Layer, record: dict[str, Any], inputs: list[int]) -> int:
+    def call(layer: _Layer, record: dict[str, Any], inputs: list[int], arguments: dict[str, Any]) -> int:
         if len(calls) > _MAX_CALLS:
             raise ConversionError("damaged-file", "the model has too many layers")
         if layer.class_name in _MODELS:
+            _check_model(layer)
+            layer.require(_CALL, arguments, "called with ")
             outputs = _resolve(record, (*parents, layer), inputs, calls)
             if len(outputs) != 1:
                 raise layer.refuse("unsupported-model", "a model inside the model must have one output")
             return outputs[0]
-        calls.append(_Call(layer, tuple(inputs)))
+        calls.append(_Call(layer, tuple(inputs), arguments))
         return len(calls) - 1
 
     if _class_name(model.get("class_name")) == "Sequential":
         current = list(given)
         for layer, record in zip(layers, records, strict=True):
-            if layer.class_name == "InputLayer" and given:
-                continue
-            current = [call(layer, record, current)]
+            current = [call(layer, record, current, {})]
         return current
     return _resolve_functional(config, layers, records, given, call)
 
@@ -553,7 +839,7 @@ def _resolve_functional(
     layers: list[_Layer],
     records: list[dict[str, Any]],
     given: list[int],
-    call: Callable[[_Layer, dict[str, Any], list[int]], int],
+    call: Callable[[_Layer, dict[str, Any], list[int], dict[str, Any]], int],
 ) -> list[int]:
     """Calls of a Functional model in an order in which inputs exist."""
     by_name = {layer.name: layer for layer in layers}
@@ -561,76 +847,123 @@ def _resolve_functional(
     made: dict[tuple[str, int], int] = {}
     if given:
         names = [name for name, _ in _references(config.get("input_layers"))]
-        if len(names) != len(given):
+        if len(names) != len(given) or not all(name in by_name for name in names):
             raise ConversionError("unsupported-model", f"a model inside the model has {len(names)} inputs")
-        for name, number in zip(names, given, strict=True):
-            made[name, 0] = number
-    waiting: list[tuple[_Layer, dict[str, Any], int, list[tuple[str, int]]]] = []
-    calls_of = {
-        layer.name: len(nodes) if isinstance(nodes := record.get("inbound_nodes"), list) else 0
-        for layer, record in zip(layers, records, strict=True)
-    }
-
-    def source(reference: tuple[str, int]) -> tuple[str, int]:
-        """A Sequential model counts its own construction as call 0, which the file does not list."""
-        name, i = reference
-        if by_name[name].class_name in _MODELS and (i >= calls_of[name] or calls_of[name] == 1):
-            return name, max(0, min(i - 1, calls_of[name] - 1))
-        return reference
-
+        for layer, record in zip(layers, records, strict=True):
+            if layer.name in names:
+                made[layer.name, 0] = call(layer, record, [given[names.index(layer.name)]], {})
+    #: (layer, its record, which of its calls, what it reads, its other arguments).
+    waiting: list[tuple[_Layer, dict[str, Any], int, list[tuple[str, int]], dict[str, Any]]] = []
     for layer, record in zip(layers, records, strict=True):
         nodes = record.get("inbound_nodes")
         nodes = nodes if isinstance(nodes, list) else []
         if layer.class_name == "InputLayer":
             if (layer.name, 0) not in made:
-                made[layer.name, 0] = call(layer, record, [])
+                made[layer.name, 0] = call(layer, record, [], {})
             continue
         if not nodes:
             raise layer.refuse("damaged-file", "nothing is connected to it")
         for i, node in enumerate(nodes):
-            sources = _references(node)
+            sources, arguments = _node(layer, node)
             missing = [name for name, _ in sources if name not in by_name]
             if not sources or missing:
                 raise layer.refuse(
                     "damaged-file", f"it is connected to {missing[:1] or 'nothing'}, which is no layer"
                 )
-            waiting.append((layer, record, i, [source(reference) for reference in sources]))
+            waiting.append((layer, record, i, sources, arguments))
+    outputs = _references(config.get("output_layers"))
+    # A model that was built with an input counts its own construction as call 0, which the file does not
+    # list. Every call that it lists is read by something, so the last number tells.
+    last: dict[str, int] = {}
+    for name, i in [*(reference for item in waiting for reference in item[3]), *outputs]:
+        last[name] = max(last.get(name, 0), i)
+    listed = {layer.name: 0 for layer in layers}
+    for layer, _, i, _, _ in waiting:
+        listed[layer.name] = i + 1
+    offset = {
+        layer.name: int(last.get(layer.name, 0) == listed[layer.name])
+        for layer in layers
+        if layer.class_name in _MODELS
+    }
+
+    def source(reference: tuple[str, int]) -> tuple[str, int]:
+        return reference[0], reference[1] - offset.get(reference[0], 0)
+
     while waiting:
-        ready = [item for item in waiting if all(reference in made for reference in item[3])]
+        ready = [item for item in waiting if all(source(reference) in made for reference in item[3])]
         if not ready:
             raise waiting[0][0].refuse("damaged-file", "its inputs are never made: the layers form a circle")
-        for layer, record, i, sources in ready:
-            made[layer.name, i] = call(layer, record, [made[reference] for reference in sources])
+        for layer, record, i, sources, arguments in ready:
+            inputs = [made[source(reference)] for reference in sources]
+            made[layer.name, i] = call(layer, record, inputs, arguments)
         waiting = [item for item in waiting if (item[0].name, item[2]) not in made]
-    outputs = [source(r) for r in _references(config.get("output_layers")) if r[0] in by_name]
-    missing = [name for name, i in outputs if (name, i) not in made]
+    missing = [name for name, i in outputs if source((name, i)) not in made]
     if not outputs or missing:
         raise ConversionError(
             "damaged-file", f"the model's output is {missing[:1] or 'nothing'}, which no layer makes"
         )
-    return [made[output] for output in outputs]
+    return [made[source(output)] for output in outputs]
 
 
-def _references(value: Any, depth: int = 0) -> list[tuple[str, int]]:
-    """The tensors in a node of any Keras version, as (layer, which of its calls).
+def _node(layer: _Layer, node: Any) -> tuple[list[tuple[str, int]], dict[str, Any]]:
+    """What one call of a layer reads, as (layer, which of its calls), and its other arguments.
 
-    Keras 2: `["conv", 0, 0, {}]`, in lists of any depth. Keras 3: `{"args": [...], "kwargs": {...}}` around
-    records with `keras_history: ["conv", 0, 0]`.
+    Keras 2: `["conv", 0, 0, {"training": true}]`, one for each input tensor, in lists of any depth, each with
+    all the other arguments. Keras 3: `{"args": [...], "kwargs": {...}}`, tensors as records with
+    `keras_history: ["conv", 0, 0]`.
+    """
+    if isinstance(node, dict):
+        args, arguments = node.get("args", []), dict(_optional_record(node.get("kwargs")))
+        if not isinstance(args, list) or set(node) - {"args", "kwargs"}:
+            raise layer.refuse("damaged-file", "its connections are not those of a Keras 3 model")
+        names = _POSITIONAL.get(layer.class_name, ())
+        for i, value in enumerate(args[1:]):
+            arguments[names[i] if i < len(names) else f"argument {i + 2}"] = value
+        return _references(args[:1], layer), arguments
+    arguments = {}
+    return _references(node, layer, arguments), arguments
+
+
+def _references(
+    value: Any, layer: _Layer | None = None, arguments: dict[str, Any] | None = None, depth: int = 0
+) -> list[tuple[str, int]]:
+    """The tensors in a nest of Keras, as (layer, which of its calls).
+
+    Args:
+        value: tensors in lists or in a dict (which Keras flattens by sorted keys).
+        layer: what reads them: a constant among them is then an error.
+        arguments: where the arguments that Keras 2 writes behind a tensor go.
+        depth: how deep the nest is already.
     """
     if depth > 8:
         raise ConversionError("damaged-file", "a layer's connections are nested too deeply")
     if isinstance(value, dict):
         history = _optional_record(value.get("config")).get("keras_history", value.get("keras_history"))
-        if history is not None:
-            return _references(history, depth + 1)
-        return _references(value.get("args", []), depth + 1)
-    if not isinstance(value, list):
+        parts = [value[key] for key in sorted(value)] if history is None else [history]
+    elif isinstance(value, list):
+        if len(value) >= 3 and isinstance(value[0], str) and all(_is_index(v) for v in value[1:3]):
+            if value[2] != 0:
+                raise ConversionError("unsupported-model", f"layer {value[0]!r} has several outputs")
+            if arguments is not None and len(value) > 3:
+                arguments.update(_optional_record(value[3]))
+            return [(value[0], value[1])]
+        parts = value
+        if value[:2] == ["_CONSTANT_VALUE", -1]:
+            parts = value[2:3]
+            if layer is not None:
+                raise layer.refuse("unsupported-option", _constant(value[2:3]))
+    else:
+        if layer is not None:
+            raise layer.refuse("unsupported-option", _constant([value]))
         return []
-    if len(value) >= 3 and isinstance(value[0], str) and all(_is_index(v) for v in value[1:3]):
-        if value[2] != 0:
-            raise ConversionError("unsupported-model", f"layer {value[0]!r} has several outputs")
-        return [(value[0], value[1])]
-    return [reference for item in value for reference in _references(item, depth + 1)]
+    return [reference for item in parts for reference in _references(item, layer, arguments, depth + 1)]
+
+
+def _constant(value: list[Any]) -> str:
+    return (
+        f"one of its inputs is a constant, {str(value[0] if value else None)[:60]}, which is not read; "
+        "use Rescaling, or a bias, to add or multiply by one"
+    )
 
 
 def _is_index(value: Any) -> bool:
@@ -693,16 +1026,32 @@ class _Builder:
             results.append(result)
             if result is not None:
                 self.origins.setdefault(result[0], Origin(str(self.number)))
+        if not self.problems:
+            left = self.weights.left()
+            if left:
+                raise ConversionError(
+                    "unsupported-weights",
+                    f"the file holds weights that no layer of the architecture reads: {', '.join(left[:4])}"
+                    f"{f' and {len(left) - 4} more' if len(left) > 4 else ''}; what they do would be lost",
+                )
         output = results[network.output]
         name = output[0] if output is not None else self.nodes[-1].name if self.nodes else ""
         if not self.nodes:
-            raise Problem.error(self.problems)
+            raise together(self.problems)
         calls = [
             Call(call.layer.name, tuple(parent.name for parent in call.layer.parents), call.inputs)
             for call in network.calls
         ]
         return canonicalize(
-            Graph(network.name, self.nodes, name, problems=self.problems, origins=self.origins, calls=calls)
+            Graph(
+                network.name,
+                self.nodes,
+                name,
+                problems=self.problems,
+                origins=self.origins,
+                calls=calls,
+                framework="keras",
+            )
         )
 
     def _call(
@@ -710,13 +1059,13 @@ class _Builder:
     ) -> tuple[str, Shape] | None:
         layer = call.layer
         try:
+            if layer.class_name == "InputLayer":
+                return self._input_layer(layer, inputs, build_shape)
             if not inputs:
-                shape = layer.config.get("batch_input_shape", layer.config.get("batch_shape", build_shape))
-                self._input(layer, shape)
-                if layer.class_name == "InputLayer":
-                    return self.tensor, self.shape
+                self._input(layer, _batch_shape(layer, build_shape))
                 inputs = [(self.tensor, self.shape)]
             self._check(layer)
+            self._check_call(call)
             known = [value for value in inputs if value is not None]
             if len(known) != len(inputs):
                 return None
@@ -724,7 +1073,7 @@ class _Builder:
             self.inputs = known
             if layer.class_name in _DROPOUTS:
                 self._add(Identity(layer.name, layer.name, (self.tensor,)))
-            elif layer.class_name in _SIGNS:
+            elif layer.class_name in _SIGN_LAYERS:
                 self._add(Sign(layer.name, layer.name, (self.tensor,)))
             elif len(known) > 1 and layer.class_name not in _MERGES:
                 raise layer.refuse("unsupported-layer", "it has several inputs")
@@ -733,36 +1082,72 @@ class _Builder:
         except ConversionError as error:
             if not error.slug.startswith("unsupported") or not (self.nodes or self.problems):
                 raise
-            self.problems.append(Problem(error.message, error.slug))
+            self.problems.append(Problem.of(error))
             return None
         return self.tensor, self.shape
 
-    def _check(self, layer: _Layer) -> None:
-        """What can be told without the input's shape: the kind of layer, its type, its functions."""
-        if not (
-            layer.class_name in self.handlers or layer.class_name in _DROPOUTS or layer.class_name in _SIGNS
-        ):
-            advice = _ADVICE.get(
-                layer.class_name, f"supported layers are {', '.join(sorted(self.handlers))}, Dropout"
-            )
-            raise layer.refuse("unsupported-layer", f"this kind of layer can't be converted; {advice}")
-        dtype = layer.config.get("dtype", "float32")
-        if isinstance(dtype, dict):  # Keras 3 names a policy
-            dtype = _optional_record(dtype.get("config")).get("name", "float32")
-        if dtype not in ("float32", None):
+    def _input_layer(
+        self, layer: _Layer, inputs: list[tuple[str, Shape] | None], build_shape: Any
+    ) -> tuple[str, Shape] | None:
+        """The network's input, or that of a model inside, which Keras converts its argument to."""
+        layer.require(_LAYERS["InputLayer"], layer.config)
+        dtype, value = _dtype(layer)
+        if dtype not in ({"float32"} if inputs else _INPUT_DTYPES):
             raise layer.refuse(
                 "unsupported-option",
-                f"dtype {str(dtype)[:60]!r}; only float32 layers convert, save it as such",
+                f"dtype={value}: what is fed would be converted to it, and not be the same; use float32",
             )
-        if layer.class_name in ("QuantConv2D", "QuantDense", "QuantDepthwiseConv2D"):
+        if not inputs:
+            self._input(layer, _batch_shape(layer, build_shape))
+            return self.tensor, self.shape
+        (given,) = inputs
+        shape = _batch_shape(layer, None)
+        sides = shape[1:] if isinstance(shape, list) else None
+        if given is not None and (
+            sides is None
+            or len(sides) != len(given[1])
+            or any(a is not None and a != b for a, b in zip(sides, given[1], strict=True))
+        ):
+            raise layer.refuse(
+                "shape-mismatch", f"the model takes {str(sides)[:60]}, and is called on {given[1]}"
+            )
+        return given
+
+    def _check(self, layer: _Layer) -> None:
+        """What can be told without the input's shape: the kind of layer, its arguments, its type, its
+        functions."""
+        if re.match("Q[A-Z]", layer.class_name):
+            raise layer.refuse("unsupported-layer", _QKERAS)
+        own = layer.class_name in _OPERATIONS and "trainable" in layer.config
+        if layer.foreign or own:
+            raise layer.refuse(
+                "unsupported-layer",
+                f"a class from {layer.foreign or 'your own code'}, and {_OWN_CODE}; use layers of Keras or "
+                "Larq (for a sign larq.quantizers.SteSign()), or describe the network to cbin_nn.convert as a "
+                "dict",
+            )
+        if layer.class_name not in _LAYERS:
+            raise layer.refuse(
+                "unsupported-layer", f"this kind of layer can't be converted; {_advice(layer)}"
+            )
+        layer.require(_LAYERS[layer.class_name], layer.config)
+        _check_dtype(layer)
+        if layer.class_name in _QUANTIZED:
             self._kernel_quantizer(layer)
             self._input_quantizer(layer)
+
+    def _check_call(self, call: _Call) -> None:
+        """The arguments of a call. A BatchNorm that is frozen is in evaluation whatever its call says."""
+        arguments = call.arguments
+        if call.layer.class_name == "BatchNormalization" and call.layer.config.get("trainable") is False:
+            arguments = {key: value for key, value in arguments.items() if key != "training"}
+        call.layer.require(_CALL, arguments, "called with ")
 
     def _add(self, node: Node) -> None:
         self.shape = node.output_shape((self.shape,))
         if min(self.shape) < 1 or any(side > 2**31 for side in self.shape):
             raise ConversionError(
-                "shape-mismatch", f"layer {node.layer!r}: its output shape {self.shape} is impossible"
+                "shape-mismatch", f"its output shape {self.shape} is impossible", layer=node.layer
             )
         self._append(node)
 
@@ -779,8 +1164,8 @@ class _Builder:
 
     def _merge(self, layer: _Layer) -> None:
         axis = layer.config.get("axis", -1)
-        if layer.class_name == "Concatenate" and axis not in (-1, len(self.shape)):
-            raise layer.refuse("unsupported-option", f"axis={axis!r}; only the last axis is understood")
+        if layer.class_name == "Concatenate" and not _is_last([axis], self.shape):
+            raise layer.refuse("unsupported-option", f"axis={str(axis)[:60]}: only the last axis converts")
         kind = Add if layer.class_name == "Add" else Concatenate
         node = kind(layer.name, layer.name, tuple(tensor for tensor, _ in self.inputs))
         self.shape = node.output_shape(tuple(shape for _, shape in self.inputs))
@@ -788,22 +1173,23 @@ class _Builder:
 
     def _normalization(self, layer: _Layer) -> None:
         """`(x - mean) / max(sqrt(variance), epsilon)`; the root as Keras computes it, in float32."""
-        if layer.config.get("invert", False):
-            raise layer.refuse("unsupported-option", "invert=True")
+        axis = layer.config.get("axis", -1)
+        axes = [] if axis is None else axis if isinstance(axis, list) else [axis]
+        if axes and not _is_last(axes, self.shape):
+            raise layer.refuse(
+                "unsupported-option",
+                f"axis={str(axis)[:60]}: only the channel axis (the last one) or None converts",
+            )
         mean, variance = layer.config.get("mean"), layer.config.get("variance")
         if mean is None or variance is None:
-            shape = self.shape[-1:]
+            shape = self.shape[-1:] if axes else ()
             mean, variance, _ = self.weights.take(
                 layer, [("mean", shape), ("variance", shape), ("count", ())]
             )
         channels = self.shape[-1]
         parts = []
         for what, value in (("mean", mean), ("variance", variance)):
-            array = np.asarray(value, np.float32).reshape(-1)
-            if array.size not in (1, channels) or not np.isfinite(array).all():
-                raise layer.refuse(
-                    "unsupported-option", f"{what} of {array.size} values for {channels} channels"
-                )
+            array = _along_channels(layer, what, value, self.shape if axes else (1,))
             parts.append(np.broadcast_to(array, (channels,)).copy())
         divisor = np.maximum(np.sqrt(parts[1]), np.float32(1e-7))
         self._add(Linear(f"{layer.name}/mean", layer.name, (self.tensor,), offset=-parts[0]))
@@ -942,25 +1328,54 @@ class _Builder:
         self._activation(layer, layer.config.get("activation"), layer.name)
 
     def _activation(self, layer: _Layer, activation: Any, name: str) -> None:
+        if isinstance(activation, dict) and activation.get("class_name") != "function":
+            self._activation_record(layer, activation, name)
+            return
         kind = _function_name(layer, "activation", activation)
         if kind in (None, "linear"):
             return
         if kind in _SIGNS:
             self._add(Sign(name, layer.name, (self.tensor,)))
-        elif kind in ("softmax", "Softmax"):
+        elif kind == "softmax":
             self._add(Softmax(name, layer.name, (self.tensor,)))
-        elif kind in ("relu", "ReLU"):
+        elif kind == "relu":
             self._add(Clip(name, layer.name, (self.tensor,), 0.0, None))
         elif kind == "relu6":
             self._add(Clip(name, layer.name, (self.tensor,), 0.0, 6.0))
-        elif kind in ("hard_tanh", "HardTanh"):
+        elif kind == "hard_tanh":
             self._add(Clip(name, layer.name, (self.tensor,), -1.0, 1.0))
         else:
             raise layer.refuse(
                 "unsupported-activation",
-                f"activation {kind!r} can't be converted; supported are linear, relu, hard_tanh, softmax "
-                f"at the end, PReLU and LeakyReLU layers, and ste_sign, approx_sign, swish_sign",
+                f"activation {kind!r} can't be converted; {_ACTIVATION_ADVICE.get(str(kind), '')}supported "
+                "are linear, relu, relu6, hard_tanh, softmax at the end, PReLU and LeakyReLU layers, and "
+                "ste_sign, approx_sign, swish_sign",
             )
+
+    def _activation_record(self, layer: _Layer, record: dict[str, Any], name: str) -> None:
+        """A layer that stands as another's activation: read as that layer, under the name `name`."""
+        class_name = _function_name(layer, "activation", record)
+        settings = _optional_record(record.get("config"))
+        if class_name == "Activation":
+            layer.require(_LAYERS[class_name], settings, "its activation has ")
+            self._activation(layer, settings.get("activation"), name)
+            return
+        if class_name not in _ACTIVATION_LAYERS:
+            raise layer.refuse(
+                "unsupported-activation",
+                f"activation {class_name} can't be converted; the layers that may stand as an activation are "
+                f"{', '.join(sorted(_ACTIVATION_LAYERS))}",
+            )
+        inner = replace(layer, class_name=class_name, name=name, config=settings, foreign="")
+        inner.require(_LAYERS[class_name], settings)
+        _check_dtype(inner)
+        # Nodes carry the name of the layer that a user sees.
+        before = len(self.nodes)
+        if class_name in _SIGN_LAYERS:
+            self._add(Sign(name, layer.name, (self.tensor,)))
+        else:
+            self.handlers[class_name](inner)
+        self.nodes[before:] = [replace(node, layer=layer.name) for node in self.nodes[before:]]
 
     def _sign(self, layer: _Layer) -> None:
         """`keras.ops.sign` of Keras 3, which is 0 at 0."""
@@ -979,13 +1394,11 @@ class _Builder:
 
     def _batch_norm(self, layer: _Layer) -> None:
         axis = layer.config.get("axis", -1)
-        axes = axis if isinstance(axis, list) else [axis]
-        if axes not in ([len(self.shape)], [-1]):
+        if not _is_last(axis if isinstance(axis, list) else [axis], self.shape):
             raise layer.refuse(
-                "unsupported-option", f"axis={axis!r}; only the channel axis (the last one) converts"
+                "unsupported-option",
+                f"axis={str(axis)[:60]}: only the channel axis (the last one) converts",
             )
-        if layer.config.get("renorm", False):
-            raise layer.refuse("unsupported-option", "renorm=True; train with plain batch normalization")
         epsilon = _number(layer, "epsilon", 1e-3)
         scale, center = _flag(layer, "scale", True), _flag(layer, "center", True)
         shape = self.shape[-1:]
@@ -1021,6 +1434,12 @@ class _Builder:
         self._add(PReLU(layer.name, layer.name, (self.tensor,), np.ascontiguousarray(alpha)))
 
     def _leaky_relu(self, layer: _Layer) -> None:
+        if {"alpha", "negative_slope"} <= set(layer.config):
+            raise layer.refuse(
+                "unsupported-option",
+                f"alpha={str(layer.config['alpha'])[:60]} and negative_slope="
+                f"{str(layer.config['negative_slope'])[:60]}: only one of them converts",
+            )
         slope = _number(layer, "alpha" if "alpha" in layer.config else "negative_slope", 0.3)
         self._add(PReLU(layer.name, layer.name, (self.tensor,), np.full(self.shape[-1:], slope, np.float32)))
 
@@ -1028,9 +1447,12 @@ class _Builder:
         slope = 0.0 if layer.config.get("negative_slope") is None else _number(layer, "negative_slope", 0.0)
         threshold = 0.0 if layer.config.get("threshold") is None else _number(layer, "threshold", 0.0)
         maximum = None if layer.config.get("max_value") is None else _number(layer, "max_value", 0.0)
-        if threshold or (maximum is not None and maximum < 0):
+        if threshold:
+            raise layer.refuse("unsupported-option", f"threshold={threshold}: only 0 converts")
+        if slope < 0 or (maximum is not None and maximum < 0):
             raise layer.refuse(
-                "unsupported-option", f"threshold={threshold}, max_value={maximum}; use threshold=0"
+                "unsupported-option",
+                f"negative_slope={slope}, max_value={maximum}: Keras has no values below 0 for them",
             )
         if slope:
             alpha = np.full(self.shape[-1:], slope, np.float32)
@@ -1042,21 +1464,12 @@ class _Builder:
             self._add(Clip(layer.name, layer.name, (self.tensor,), 0.0, maximum))
 
     def _rescaling(self, layer: _Layer) -> None:
-        channels = self.shape[-1]
         values: list[Any] = []
         for key, default in (("scale", 1.0), ("offset", 0.0)):
             value = layer.config.get(key, default)
-            if isinstance(value, list):
-                # One number a channel, in lists of any depth.
-                while len(value) == 1 and isinstance(value[0], list):
-                    value = value[0]
-                numbers = [np.float32(_as_number(layer, key, item)) for item in value[: channels + 1]]
-                if len(numbers) not in (1, channels):
-                    raise layer.refuse(
-                        "unsupported-option", f"{key} has {len(value)} values for {channels} channels"
-                    )
-                same = all(number == numbers[0] for number in numbers)
-                values.append(float(numbers[0]) if same else np.array(numbers, np.float32))
+            if isinstance(_plain(value), list):
+                numbers = _along_channels(layer, key, value, self.shape)
+                values.append(float(numbers[0]) if np.all(numbers == numbers[0]) else numbers)
             else:
                 values.append(float(np.float32(_as_number(layer, key, value))))
         if all(isinstance(value, float) for value in values):
@@ -1067,18 +1480,92 @@ class _Builder:
 
     def _softmax(self, layer: _Layer) -> None:
         axis = layer.config.get("axis", -1)
-        if axis not in (-1, len(self.shape), [-1]):
-            raise layer.refuse("unsupported-option", f"axis={axis!r}; only the last axis converts")
+        if not _is_last(axis if isinstance(axis, list) else [axis], self.shape):
+            raise layer.refuse("unsupported-option", f"axis={str(axis)[:60]}: only the last axis converts")
         self._add(Softmax(layer.name, layer.name, (self.tensor,)))
 
     def _flatten(self, layer: _Layer) -> None:
-        if layer.config.get("data_format", "channels_last") not in ("channels_last", None):
-            raise layer.refuse("unsupported-option", "data_format='channels_first'; train with channels_last")
+        _channels_last(layer)
         self._add(Flatten(layer.name, layer.name, (self.tensor,)))
 
 
 # ------------------------------------------------------------------------------------------------
 # options
+
+
+def _advice(layer: _Layer) -> str:
+    if layer.class_name.startswith("Random"):
+        return _RANDOM
+    general = f"supported layers are {', '.join(sorted(set(_LAYERS) - _OPERATIONS))}"
+    return _ADVICE.get(layer.class_name, general)
+
+
+def _batch_shape(layer: _Layer, otherwise: Any) -> Any:
+    """The shape that a layer states for its input, batch first."""
+    config = layer.config
+    return config.get("batch_input_shape", config.get("batch_shape", otherwise))
+
+
+def _dtype(layer: _Layer) -> tuple[str, str]:
+    """A layer's type and how to show it: a name, or a policy of any Keras; "" for a policy that is none."""
+    dtype = layer.config.get("dtype")
+    if isinstance(dtype, dict):
+        settings = _optional_record(dtype.get("config"))
+        plain = _class_name(dtype.get("class_name")) in ("DTypePolicy", "Policy") and not _foreign(dtype)
+        shown = f"{dtype.get('class_name')}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
+        dtype = settings.get("name") if plain and set(settings) == {"name"} else shown
+    else:
+        shown = repr(dtype)
+        dtype = "float32" if dtype is None else dtype
+    return dtype if isinstance(dtype, str) else "", shown[:100]
+
+
+def _check_dtype(layer: _Layer) -> None:
+    """Refuses every type but float32."""
+    name, shown = _dtype(layer)
+    if name != "float32":
+        raise layer.refuse(
+            "unsupported-option",
+            f"dtype={shown}: it rounds or quantizes what it computes, and only float32 layers are read; "
+            "build the model with the policy float32, give it these weights and save that",
+        )
+
+
+def _is_last(axes: list[Any], shape: Shape) -> bool:
+    """Whether `axes`, counted with the batch, are the last one alone."""
+    return len(axes) == 1 and type(axes[0]) is int and axes[0] in (-1, len(shape))
+
+
+def _plain(value: Any) -> Any:
+    """The value of a record that Keras makes of a NumPy scalar or array."""
+    return _optional_record(value.get("config")).get("value") if isinstance(value, dict) else value
+
+
+def _along_channels(layer: _Layer, key: str, value: Any, shape: Shape) -> Float32:
+    """One number a channel of a tensor of this shape, from one or as many in lists; as NumPy broadcasts them,
+    along the last axis.
+    """
+    channels = shape[-1]
+    value = _plain(value)
+    sides: list[int] = []
+    inner = value
+    while isinstance(inner, list) and inner and len(sides) <= len(shape):
+        sides.append(len(inner))
+        inner = inner[0]
+    if isinstance(value, np.ndarray):
+        sides = list(value.shape)
+    if any(side != 1 for side in sides[:-1]) or (sides and sides[-1] not in (1, channels)):
+        raise layer.refuse(
+            "unsupported-option",
+            f"{key} has the shape {tuple(sides)}: one value, or one for each of the {channels} channels, "
+            "converts",
+        )
+    flat = value
+    for _ in sides[:-1]:
+        flat = flat[0]
+    numbers = [_as_number(layer, key, item) for item in flat] if sides else [_as_number(layer, key, flat)]
+    result: Float32 = np.broadcast_to(np.array(numbers, np.float32), (channels,)).copy()
+    return result
 
 
 def _is_size(value: Any) -> bool:
@@ -1102,8 +1589,9 @@ def _pair(layer: _Layer, key: str, default: tuple[int, int] | None = None) -> tu
 
 
 def _as_number(layer: _Layer, key: str, value: Any) -> float:
-    if isinstance(value, dict):  # Keras wraps NumPy scalars
-        value = _optional_record(value.get("config")).get("value")
+    value = _plain(value)  # Keras wraps NumPy scalars
+    if isinstance(value, np.floating):
+        value = float(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 3e38:
         return float(value)
     raise layer.refuse("damaged-file", f"{key}={str(value)[:60]}; expected a finite number")
@@ -1140,20 +1628,39 @@ def _padding(
 
 
 def _function_name(layer: _Layer, key: str, value: Any) -> str | None:
-    """The name of a function or quantizer given as null, string or record."""
+    """The name of a function or quantizer given as null, string or record.
+
+    Of a record, where the function is from is checked here; a quantizer's own arguments are `_quantizer`'s.
+    """
     if value is None:
         return None
     if isinstance(value, dict):
-        inner = value.get("config")
-        name = inner if value.get("class_name") == "function" else value.get("class_name")
-        if name == "Activation" and isinstance(inner, dict):
-            name = inner.get("activation")
+        layer.require(_RECORD, value, f"{key} has ")
+        origin = _foreign(value)
+        name = value.get("config") if value.get("class_name") == "function" else value.get("class_name")
+        if origin:
+            raise layer.refuse(
+                "unsupported-quantizer" if key.endswith("quantizer") else "unsupported-activation",
+                f"{key} {str(name)[:60]!r} is from {origin}, and {_OWN_CODE}; use one of Keras or Larq",
+            )
         value = name
     if isinstance(value, str) and value:
+        if ">" in value and value.split(">")[0].lower() not in _PACKAGES:
+            raise layer.refuse(
+                "unsupported-quantizer" if key.endswith("quantizer") else "unsupported-activation",
+                f"{key} {value[:60]!r} is from a package of your own, and {_OWN_CODE}; use one of Keras or "
+                "Larq",
+            )
         return value.rsplit(">", 1)[-1]
     raise layer.refuse("damaged-file", f"{key}={str(value)[:60]}; expected a name or a record")
 
 
 def _quantizer(layer: _Layer, key: str) -> str | None:
-    name = _function_name(layer, key, layer.config.get(key))
+    """The name of a layer's quantizer, its arguments checked; None where none is there or it does nothing."""
+    value = layer.config.get(key)
+    name = _function_name(layer, key, value)
+    if isinstance(value, dict) and name in _QUANTIZERS:
+        settings = _optional_record(value.get("config"))
+        layer.require(_QUANTIZERS[name], settings, f"{key} has ")
+        _check_dtype(replace(layer, config=settings))
     return None if name in _NO_QUANTIZERS else name

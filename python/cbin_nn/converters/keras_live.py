@@ -48,7 +48,9 @@ def read_live(model: Any) -> Graph:
         try:
             return read_keras(path)
         except ConversionError as error:
-            raise ConversionError(error.slug, error.message.replace(f"{path}: ", "")) from error
+            raise ConversionError(
+                error.slug, error.reason, layer=error.layer, kind=error.kind, advice=error.advice
+            ) from error
 
 
 def read_saved_model(path: Path) -> Graph:

@@ -64,7 +64,9 @@ from ..operators import (
 from ..requantize import requantize
 from . import graph as g
 from .passes import split_ternary
+from .problems import Problem, together
 from .quantize import quantize_weights
+from .words import advice
 
 __all__ = ["ConversionReport", "OperatorReport", "lower", "simplest_fraction"]
 
@@ -299,11 +301,21 @@ class _Skipped:
     """What follows a layer that was refused, up to the next sign."""
 
 
-_REAL_WEIGHTS = (
-    "its weights are real numbers, which converts in the first layer and in a last dense layer on bits; "
-    "train it as QuantConv2D or QuantDense with kernel_quantizer='ste_sign', or in torch with weights of one "
-    "absolute value a filter"
-)
+def _real_weights(node: g.Conv2D | g.Dense, framework: str) -> tuple[str, str]:
+    """(why the weights of a layer between binary ones do not convert, what to do)."""
+    kernel = np.abs(node.kernel.reshape(-1, node.kernel.shape[-1]))
+    zeros = int(np.count_nonzero(kernel == 0))
+    largest = kernel.max(axis=0)
+    if zeros and zeros < kernel.size and bool(np.all((kernel == 0) | (kernel == largest))):
+        return (
+            f"{zeros:,} of its {kernel.size:,} weights are 0 and the rest are two values a filter; a bit is "
+            "-1 or +1, and has no third value",
+            advice("no zeros in weights", framework),
+        )
+    return (
+        "its weights are real numbers, which convert in the first layer and in a last dense layer on bits",
+        advice("binary weights", framework),
+    )
 
 
 class _Lowering:
@@ -320,7 +332,7 @@ class _Lowering:
         self.softmax: str | None = None
         #: Whether the network scales its input itself.
         self.rescaled = False
-        self.problems: list[g.Problem] = list(source.problems)
+        self.problems: list[Problem] = list(source.problems)
         #: Sign nodes that may see an exact 0, with the layer and its channels where.
         self.zeros: list[tuple[g.Sign, str, list[int]]] = []
         layers = [node for node in source.nodes if isinstance(node, (g.Conv2D, g.Dense, g.Sign))]
@@ -330,8 +342,14 @@ class _Lowering:
 
     # -- helpers
 
-    def _refuse(self, node: g.Node, slug: str, message: str) -> ConversionError:
-        return ConversionError(slug, f"layer {node.layer!r}: {message}")
+    def _refuse(self, node: g.Node, slug: str, reason: str, what: str = "") -> ConversionError:
+        """An error about a node's layer; `what` is an entry of `words`."""
+        told = advice(what, self.graph.framework) if what else ""
+        return ConversionError(slug, reason, layer=node.layer, advice=told)
+
+    def _refuse_weights(self, node: g.Conv2D | g.Dense) -> ConversionError:
+        reason, told = _real_weights(node, self.graph.framework)
+        return ConversionError("unsupported-layer", reason, layer=node.layer, advice=told)
 
     def _unique(self, name: str) -> str:
         unique, count = name, 1
@@ -344,8 +362,7 @@ class _Lowering:
     # -- nodes
 
     def run(self) -> tuple[LoweredModel, ConversionReport]:
-        self._check_chain()
-        for node in self.graph.nodes if not self.problems else []:
+        for node in self.graph.nodes if self._is_chain() else []:
             try:
                 if self.softmax is not None and not isinstance(node, g.Identity):
                     raise self._refuse(
@@ -355,10 +372,10 @@ class _Lowering:
                     )
                 self._visit(node)
             except ConversionError as error:
-                self.problems.append(g.Problem(error.message, error.slug))
+                self.problems.append(Problem.of(error))
                 self._recover(node)
         if self.problems:
-            raise g.Problem.error(self.problems)
+            raise together([*self.problems, *(self.zero_problems() if len(self.zeros) > 1 else [])])
         self._finish()
         assert len(self.input_shape) == 3
         model = LoweredModel(
@@ -372,29 +389,52 @@ class _Lowering:
         )
         return model, ConversionReport(self.reports, list(self.notes), self.graph)
 
-    def _check_chain(self) -> None:
-        """Branches are kept by the readers, and no operator runs them yet."""
+    def _is_chain(self) -> bool:
+        """Whether the nodes form a chain, which alone can be walked; records what does not.
+
+        Branches are kept by the readers, and no operator runs them yet. What the reader could not translate
+        ends the nodes, and the walk goes as far as they do.
+        """
+        found = len(self.problems)
         previous = ""
         for node in self.graph.nodes:
-            if isinstance(node, (g.Add, g.Concatenate)):
-                what = "a shortcut (a sum of tensors)" if isinstance(node, g.Add) else "a concatenation"
-                self._record(node, f"{what} can't be converted yet; train the network without it")
-            elif (node.inputs != (previous,)) if not isinstance(node, g.Input) else bool(previous):
+            if isinstance(node, g.Add):
+                self._record(node, "a shortcut (a sum of tensors) can't be converted yet", "Add")
+            elif isinstance(node, g.Concatenate):
+                self._record(node, "a concatenation can't be converted yet", "Concatenate")
+            elif isinstance(node, g.Input) and previous:
+                self._record(node, "a second image as input can't be converted")
+            elif not isinstance(node, g.Input) and node.inputs != (previous,):
                 self._record(
-                    node,
-                    f"branches are not supported yet (it reads {', '.join(node.inputs) or 'a second image'})",
+                    node, "it reads a tensor that another layer reads, too: branches can't be converted yet"
                 )
             previous = node.name
         if not self.problems and previous != self.graph.output:
-            self.problems.append(g.Problem("the model's output is not its last layer", "unsupported-model"))
-        if self.problems:  # what the walk would find needs a chain; the rest of it is told here
-            layers = [node for node in self.graph.nodes if isinstance(node, (g.Conv2D, g.Dense))]
-            for node in layers[1:]:
-                if not node.binary and node is not self.last:
-                    self._record(node, _REAL_WEIGHTS)
+            self.problems.append(Problem("the model's output is not its last layer", "unsupported-model"))
+        if len(self.problems) == found:
+            return True
+        layers = [node for node in self.graph.nodes if isinstance(node, (g.Conv2D, g.Dense))]
+        for layer in layers[1:]:  # what can be told without the walk
+            if not layer.binary and layer is not self.last:
+                self.problems.append(Problem.of(self._refuse_weights(layer)))
+        return False
 
-    def _record(self, node: g.Node, message: str) -> None:
-        self.problems.append(g.Problem(f"layer {node.layer!r}: {message}"))
+    def _record(self, node: g.Node, reason: str, kind: str = "") -> None:
+        self.problems.append(Problem(reason, layer=node.layer, kind=kind))
+
+    def zero_problems(self) -> list[Problem]:
+        """The signs that may see an exact 0, as problems."""
+        framework = self.graph.framework
+        return [
+            Problem(
+                f"{advice('sign of zero', framework)}(0) = 0 is no bit, and an exact 0 is reachable in "
+                f"channels {few(channels)} of layer {layer!r}",
+                "sign-of-zero",
+                node.layer,
+                advice=advice("no zeros", framework),
+            )
+            for node, layer, channels in self.zeros
+        ]
 
     def _recover(self, node: g.Node) -> None:
         """Goes on after a refusal, as if the next sign gave bits."""
@@ -407,7 +447,7 @@ class _Lowering:
             if isinstance(node, g.Sign):
                 self.state = _Bits(node.name, self.graph.shapes[node.name])
             elif isinstance(node, (g.Conv2D, g.Dense)) and not node.binary and node is not self.last:
-                raise self._refuse(node, "unsupported-layer", _REAL_WEIGHTS)
+                raise self._refuse_weights(node)
         elif isinstance(node, g.Input):
             if len(node.shape) != 3:
                 raise self._refuse(
@@ -458,7 +498,8 @@ class _Lowering:
                 node,
                 "unsupported-layer",
                 "it stands on the network's input, where only a scale and an offset (one, or one a channel) "
-                "convert; move it after the first layer, or normalise the images with Rescaling",
+                "convert",
+                "scale of the input",
             )
 
     def _rescaled(self, node: g.Rescaling | g.Linear | g.Bias, state: _Meaning) -> _Meaning:
@@ -504,10 +545,11 @@ class _Lowering:
             raise self._refuse(
                 node,
                 "unsupported-layer",
-                f"its input (from {state.layers[-1]!r}) is not binary; give it input_quantizer='ste_sign'",
+                f"its input (from {state.layers[-1]!r}) is not binary",
+                "binary input",
             )
         if not node.binary and isinstance(state, _Bits) and node is not self.last:
-            raise self._refuse(node, "unsupported-layer", _REAL_WEIGHTS)
+            raise self._refuse_weights(node)
         if isinstance(node, g.Conv2D) and node.depthwise:
             if isinstance(state, _Meaning):
                 raise self._refuse(
@@ -516,7 +558,7 @@ class _Lowering:
                     "a depthwise convolution of the image does not convert; begin with another convolution",
                 )
             if not node.binary:
-                raise self._refuse(node, "unsupported-layer", _REAL_WEIGHTS)
+                raise self._refuse_weights(node)
         if isinstance(state, _Meaning):
             layers, source, shape = [*state.layers, *self.pending], self.input, self.input_shape
         else:
@@ -756,7 +798,8 @@ class _Lowering:
                 node,
                 "unsupported-layer",
                 f"it binarizes the network's {self.input_shape[2]}-channel input, which is supported for "
-                f"one channel only; leave out the first layer's input_quantizer",
+                "one channel only",
+                "real input",
             )
         first = g.Conv2D(
             f"{node.layer}/input",
@@ -986,9 +1029,8 @@ class _Lowering:
             raise self._refuse(
                 last,
                 "unsupported-model",
-                "the model must end in a dense layer on bits (QuantDense with input_quantizer, or Dense "
-                "after a "
-                "sign), with bias, BatchNorm, PReLU or softmax after it",
+                "it ends the network, and its result is no number for each class",
+                "end",
             )
         planned = self._steps(state, state.chains[0], state.plane, head=True)
         found = self._accumulators(state)
@@ -1079,7 +1121,8 @@ def _plan(node: g.Node, plane: tuple[int, ...]) -> list[Planned]:
         ]
     raise ConversionError(
         "unsupported-layer",
-        f"layer {node.layer!r}: {type(node).__name__} can't stand between a layer and its sign",
+        f"{type(node).__name__} can't stand between a layer and its sign",
+        layer=node.layer,
     )
 
 
@@ -1138,25 +1181,9 @@ def _without_zeros(
         split = split_ternary(source, node.name)
         if split is not None:
             split.notes.append(
-                f"layer {node.layer!r}: torch.sign is 0 at 0, which is reachable in {len(channels)} "
-                "channels of "
-                f"{layer!r}; split into two bits (x > 0 and x >= 0), whose mean it is: exact, and {layer!r} "
-                "has "
-                "twice its channels"
+                f"layer {node.layer!r}: {advice('sign of zero', source.framework)} is 0 at 0, which is "
+                f"reachable in {len(channels)} channels of {layer!r}; split into two bits (x > 0 and x >= "
+                f"0), whose mean it is: exact, and {layer!r} has twice its channels"
             )
             return again(split)
-    problems = [
-        g.Problem(
-            f"layer {node.layer!r}: torch.sign(0) = 0 is no bit, and an exact 0 is reachable in channels "
-            f"{few(channels)} of layer {layer!r}",
-            "sign-of-zero",
-        )
-        for node, layer, channels in lowering.zeros
-    ]
-    error = g.Problem.error(problems)
-    raise ConversionError(
-        error.slug,
-        f"{error.message}. Use torch.where(x >= 0, 1.0, -1.0) instead of torch.sign, or train further: an "
-        "untrained "
-        "BatchNorm is the identity, and maps a sum of 0 to 0",
-    )
+    raise together(lowering.zero_problems())

@@ -10,9 +10,14 @@ What the operations mean together is decided here, on the program, and in `trans
   point it rounds.
 - `ConstantFolder` evaluates the part of a program that does not depend on the input (`sign(W)`, `mean|W| *
 sign(W)`,
-  shape arithmetic), in float32 as the framework would.
+  shape arithmetic), in the type that the framework computes in.
 
 Tensors here are as in the source: usually NCHW, batch first.
+
+**Types.** An importer whose source states the type of every tensor (`.pt2` files do) lists them in
+`Program.types`; the arithmetic on constants is then done in the stated type of its result, which is the
+framework's own promotion, and a value that comes out with another type or shape is an error. Where nothing is
+stated (ONNX, whose operators take operands of one type), the operands' type is the result's.
 
 | operation | inputs | attributes |
 |---|---|---|
@@ -25,23 +30,26 @@ groups |
 | prelu | x, slope | |
 | leaky_relu | x | slope |
 | clip | x, [constants, named in `limits`] | low, high; limits |
-| add, sub, mul, div, neg, abs, sign, sqrt, pow, maximum, minimum | one or two | |
-| compare | two | relation: ge, gt, le, lt |
+| add, sub, mul, neg, abs, sign, sqrt, pow, maximum, minimum, remainder | one or two | |
+| exp, exp2, log, log2, floor, ceil, trunc, round (half to even), tanh | one, of constants | |
+| div | two | rounding: true, floor or trunc; absent: integers by trunc, others true (ONNX) |
+| compare | two | relation: ge, gt, le, lt, eq, ne; computing: the type of the comparison, or absent |
 | where | condition, if true, if false | |
 | cast | x | dtype (a NumPy name) |
-| flatten; reshape | x; x, shape | start, end |
+| flatten; reshape | x; x, shape | start, end: the axes that become one |
 | permute, squeeze, unsqueeze, expand | x, ... | axes |
 | mean, sum | x | axes (None is all), keepdims |
+| variance | x | axes, keepdims, correction |
 | softmax | x | axis, log |
 | identity | x | dropped: why it does nothing, or absent |
 | shape, gather, concat, slice | | axis |
-| unsupported | any | name, reason |
+| unsupported | any | name, reason; slug, or absent |
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,7 +58,15 @@ import numpy.typing as npt
 
 from ..errors import ConversionError
 
-__all__ = ["MAX_ELEMENTS", "ConstantFolder", "Operation", "Program", "simplify"]
+__all__ = [
+    "MAX_ELEMENTS",
+    "ConstantFolder",
+    "Operation",
+    "Program",
+    "TensorType",
+    "computing_type",
+    "simplify",
+]
 
 Array = npt.NDArray[Any]
 
@@ -69,6 +85,21 @@ class Operation:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class TensorType:
+    """What a source states of a tensor: its type, and its shape with None for sides that it leaves open."""
+
+    #: A NumPy name, or "bfloat16", whose values are kept as float32.
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of this shape is what is stated."""
+        return len(shape) == len(self.shape) and all(
+            stated in (None, side) for stated, side in zip(self.shape, shape, strict=True)
+        )
+
+
 @dataclass
 class Program:
     """Operations in topological order, one input image, one output."""
@@ -81,8 +112,14 @@ class Program:
     operations: list[Operation]
     output: str
     notes: list[str] = field(default_factory=list)
+    #: Whose words messages use: "torch" or "onnx".
+    framework: str = ""
     #: True where operations have no module path, so that layers are better named after their parameters.
     name_by_parameters: bool = False
+    #: Name -> type, for the tensors whose type the source states.
+    types: Mapping[str, TensorType] = field(default_factory=dict)
+    #: The batch that the source was written down for, where it states one.
+    batch: int | None = None
 
     def check(self) -> None:
         """Names are made once and before they are read.
@@ -95,7 +132,7 @@ class Program:
             missing = [name for name in operation.inputs if name not in known]
             if missing:
                 raise ConversionError(
-                    "bad-graph", f"layer {operation.layer!r} reads {missing[0]!r}, which nothing makes"
+                    "bad-graph", f"it reads {missing[0]!r}, which nothing makes", layer=operation.layer
                 )
             if operation.output in known:
                 raise ConversionError("bad-graph", f"tensor {operation.output!r} is made twice")
@@ -143,7 +180,10 @@ def simplify(program: Program) -> Program:
         for difference, other in ((first, second), (second, first)):
             inner = made.get(difference)
             if inner is not None and inner.kind == "sub" and inner.inputs[1] == other:
-                return inner.inputs[0]
+                # Not where the sum has another shape or rounds to another type than A.
+                stated = program.types.get(inner.inputs[0]), program.types.get(operation.output)
+                if stated[0] == stated[1]:
+                    return inner.inputs[0]
         return None
 
     for operation in program.operations:
@@ -180,7 +220,10 @@ def simplify(program: Program) -> Program:
         [operation for operation in kept if operation.output in needed],
         output,
         list(dict.fromkeys(notes)),
+        program.framework,
         program.name_by_parameters,
+        program.types,
+        program.batch,
     )
 
 
@@ -188,14 +231,49 @@ def simplify(program: Program) -> Program:
 # constants
 
 
+#: What a type computes in: sums and products of half precision are made in float32 and rounded once.
+_HALF = {"float16": "float32", "bfloat16": "float32"}
+
+#: Kinds whose operands are brought to the stated type of the result before anything is computed.
+_PROMOTING = {
+    *("add", "sub", "mul", "div", "remainder", "pow", "maximum", "minimum", "neg", "abs", "sign", "sqrt"),
+    *("exp", "exp2", "log", "log2", "floor", "ceil", "trunc", "round", "tanh", "leaky_relu"),
+    *("clip", "mean", "sum", "variance", "concat"),
+}
+
+
+def computing_type(dtype: str) -> np.dtype[Any]:
+    """The NumPy type in which arithmetic with results of `dtype` is done."""
+    return np.dtype(_HALF.get(dtype, dtype))
+
+
+def _cast(x: Array, dtype: str) -> Array:
+    """A value in another type, rounded half to even; bfloat16 is kept as float32.
+
+    Raises:
+        ValueError: a number has no place in an integer type.
+    """
+    if dtype == "bfloat16":
+        bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
+        nearest = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+        return np.where(np.isnan(x), np.float32(np.nan), nearest).astype(np.float32).reshape(x.shape)
+    target = np.dtype(dtype)
+    if x.dtype.kind == "f" and target.kind in "iu":
+        whole, limits = np.trunc(x), np.iinfo(target)
+        if not np.all((whole >= limits.min) & (whole < float(limits.max) + 1)):
+            raise ValueError(f"a number has no place in {dtype}")
+    return x.astype(target)
+
+
 def _axes(value: Any) -> tuple[int, ...] | None:
     return None if value is None else tuple(int(axis) for axis in value)
 
 
-def _reduce(function: Callable[..., Any], x: Array, attributes: dict[str, Any]) -> Array:
-    return np.asarray(
-        function(x, axis=_axes(attributes.get("axes")), keepdims=bool(attributes.get("keepdims", True)))
-    )
+def _reduce(function: Callable[..., Any], x: Array, attributes: dict[str, Any], **options: Any) -> Array:
+    """Summed in float64 and rounded once: frameworks sum in orders of their own, and this is between them."""
+    wide = x.astype(np.float64) if x.dtype.kind == "f" else x
+    axes, keep = _axes(attributes.get("axes")), bool(attributes.get("keepdims", True))
+    return np.asarray(function(wide, axis=axes, keepdims=keep, **options)).astype(x.dtype)
 
 
 def _reshape(x: Array, shape: Iterable[int]) -> Array:
@@ -203,35 +281,80 @@ def _reshape(x: Array, shape: Iterable[int]) -> Array:
     return x.reshape(wanted)
 
 
+def _divide(x: Array, y: Array, rounding: str | None) -> Array:
+    integers = x.dtype.kind in "iub" and y.dtype.kind in "iub"
+    if integers and not y.all() and rounding != "true":
+        raise ValueError("an integer is divided by zero")
+    if rounding == "true" or (rounding is None and not integers):
+        return np.asarray(np.true_divide(x, y))
+    if rounding == "floor":
+        return np.asarray(np.floor_divide(x, y))
+    if not integers:
+        return np.asarray(np.trunc(np.true_divide(x, y)))
+    quotient = np.floor_divide(x, y)
+    below = (np.remainder(x, y) != 0) & ((x < 0) != (y < 0))
+    return np.asarray(quotient + below.astype(quotient.dtype))
+
+
+def _remainder(x: Array, y: Array) -> Array:
+    if x.dtype.kind in "iu" and not y.all():
+        raise ValueError("an integer is divided by zero")
+    return np.asarray(np.remainder(x, y))
+
+
+def _compare(x: list[Array], attributes: dict[str, Any]) -> Array:
+    if "computing" in attributes:
+        x = [_cast(value, attributes["computing"]) for value in x]
+    return np.asarray(_RELATIONS[attributes["relation"]](x[0], x[1]))
+
+
+def _flatten(x: Array, attributes: dict[str, Any]) -> Array:
+    start, end = attributes["start"], attributes.get("end", -1) % max(1, x.ndim)
+    return x.reshape(*x.shape[:start], -1, *x.shape[end + 1 :])
+
+
 _RELATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "ge": np.greater_equal,
     "gt": np.greater,
     "le": np.less_equal,
     "lt": np.less,
+    "eq": np.equal,
+    "ne": np.not_equal,
 }
 
 _EVALUATORS: dict[str, Callable[[list[Array], dict[str, Any]], Array]] = {
     "add": lambda x, a: x[0] + x[1],
     "sub": lambda x, a: x[0] - x[1],
     "mul": lambda x, a: x[0] * x[1],
-    "div": lambda x, a: x[0] / x[1] if x[0].dtype.kind == "f" or x[1].dtype.kind == "f" else x[0] // x[1],
+    "div": lambda x, a: _divide(x[0], x[1], a.get("rounding")),
+    "remainder": lambda x, a: _remainder(x[0], x[1]),
     "neg": lambda x, a: -x[0],
     "abs": lambda x, a: np.abs(x[0]),
     "sign": lambda x, a: np.sign(x[0]),
     "sqrt": lambda x, a: np.sqrt(x[0]),
+    "exp": lambda x, a: np.exp(x[0]),
+    "exp2": lambda x, a: np.exp2(x[0]),
+    "log": lambda x, a: np.log(x[0]),
+    "log2": lambda x, a: np.log2(x[0]),
+    "floor": lambda x, a: np.floor(x[0]),
+    "ceil": lambda x, a: np.ceil(x[0]),
+    "trunc": lambda x, a: np.trunc(x[0]),
+    "round": lambda x, a: np.rint(x[0]),
     "pow": lambda x, a: np.power(x[0], x[1]).astype(x[0].dtype),
     "tanh": lambda x, a: np.tanh(x[0]),
     "maximum": lambda x, a: np.maximum(x[0], x[1]),
     "minimum": lambda x, a: np.minimum(x[0], x[1]),
     "clip": lambda x, a: _clip(x, a),
+    "leaky_relu": lambda x, a: np.where(x[0] > 0, x[0], x[0] * x[0].dtype.type(a["slope"])),
     "bipolar": lambda x, a: np.where(x[0] >= 0, x[1], -x[1]),
-    "compare": lambda x, a: np.asarray(_RELATIONS[a["relation"]](x[0], x[1])),
+    "compare": _compare,
     "where": lambda x, a: np.where(x[0], x[1], x[2]),
-    "cast": lambda x, a: x[0].astype(a["dtype"]),
-    "mean": lambda x, a: _reduce(np.mean, x[0], a).astype(x[0].dtype),
-    "sum": lambda x, a: _reduce(np.sum, x[0], a).astype(x[0].dtype),
+    "cast": lambda x, a: _cast(x[0], a["dtype"]),
+    "mean": lambda x, a: _reduce(np.mean, x[0], a),
+    "sum": lambda x, a: _reduce(np.sum, x[0], a),
+    "variance": lambda x, a: _reduce(np.var, x[0], a, ddof=a["correction"]),
     "reshape": lambda x, a: _reshape(x[0], x[1].reshape(-1).tolist()),
-    "flatten": lambda x, a: x[0].reshape(*x[0].shape[: a["start"]], -1),
+    "flatten": lambda x, a: _flatten(x[0], a),
     "permute": lambda x, a: x[0].transpose(a["axes"]),
     "squeeze": lambda x, a: np.squeeze(x[0], _axes(a.get("axes"))),
     "unsqueeze": lambda x, a: np.expand_dims(x[0], _axes(a["axes"]) or ()),
@@ -304,6 +427,7 @@ class ConstantFolder:
     def _evaluate(self, operation: Operation) -> Array | None:
         if operation.kind not in _EVALUATORS:
             return None
+        stated = self.program.types.get(operation.output)
         known = []
         for name in operation.inputs:
             value = self._values.get(name)
@@ -311,11 +435,32 @@ class ConstantFolder:
                 return None
             known.append(value)
         if _size_after(operation, known) > MAX_ELEMENTS:
-            raise ConversionError("damaged-file", f"layer {operation.layer!r}: its constant is too large")
+            raise ConversionError("damaged-file", "its constant is too large", layer=operation.layer)
         try:
             with np.errstate(all="ignore"):
-                return np.asarray(_EVALUATORS[operation.kind](known, operation.attributes))
-        except (ValueError, TypeError, IndexError, KeyError) as error:
+                if stated is not None and operation.kind in _PROMOTING:
+                    known = [_cast(x, computing_type(stated.dtype).name) for x in known]
+                elif stated is not None and operation.kind == "where":
+                    known[1:] = [_cast(x, computing_type(stated.dtype).name) for x in known[1:]]
+                value = np.asarray(_EVALUATORS[operation.kind](known, operation.attributes))
+                if stated is None:
+                    return value
+                if operation.kind in _PROMOTING or operation.kind == "where":
+                    value = _cast(value, stated.dtype)
+        except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
             raise ConversionError(
-                "damaged-file", f"layer {operation.layer!r}: its constants do not fit together ({error})"
+                "damaged-file", f"its constants do not fit together ({error})", layer=operation.layer
             ) from error
+        if value.dtype.name != ("float32" if stated.dtype == "bfloat16" else stated.dtype):
+            raise ConversionError(
+                "bad-graph",
+                f"its constant is {value.dtype}, and the program states {stated.dtype}",
+                layer=operation.layer,
+            )
+        if not stated.fits(value.shape):
+            raise ConversionError(
+                "bad-graph",
+                f"its constant has shape {list(value.shape)}, and the program states {list(stated.shape)}",
+                layer=operation.layer,
+            )
+        return value

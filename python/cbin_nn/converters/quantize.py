@@ -91,9 +91,8 @@ def _candidates(values: Floats, peak: float, most: int) -> Floats:
     # 8-bit weights have few scales, and all are tried; among 16-bit ones the largest is best but for ties.
     least = 1 if most <= _MOST else most // 2 if few else most
     table = (references[:, None] / np.arange(least, most + 1)[None, :]).reshape(-1).astype(np.float32)
-    scales = table.astype(np.float64)
-    fits = scales[(peak / scales <= most + 0.25) & (scales > 0)]
-    return np.asarray(fits)
+    scales = table[table > 0].astype(np.float64)  # a denormal reference leaves no float32 scale
+    return np.asarray(scales[peak / scales <= most + 0.25])
 
 
 def _rounded(steps: Floats, groups: int, most: int) -> npt.NDArray[np.float64]:

@@ -37,6 +37,10 @@ class Signature:
         """A signature, with the neutral values as keywords."""
         return Signature(frozenset(reads), neutral, frozenset(inert))
 
+    def and_reads(self, *names: str) -> Signature:
+        """This signature with more names that the handler reads."""
+        return Signature(self.reads | set(names), self.neutral, self.inert)
+
     @property
     def names(self) -> frozenset[str]:
         """Every argument that is known."""

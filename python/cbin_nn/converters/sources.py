@@ -11,6 +11,8 @@ r"""What `cbin_nn.convert` takes: files told by their content, live models told 
 | a dict (`description`) | `description` | - |
 
 A live model's class is told by the module that defines a base of it, so that nothing is imported to look.
+
+Files are foreign: `bounded` has `read_path` run in another process, within bounds of time and memory.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from ..errors import ConversionError, InvalidArgument
 from .files import MAX_FILE, Archive, naming
 from .graph import Graph
 
-__all__ = ["describe", "read_source"]
+__all__ = ["describe", "read_path", "read_source"]
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -51,7 +53,9 @@ def read_source(source: Any, *, input_shape: Any = None) -> Graph:
         InvalidArgument: it is of no kind that is known.
     """
     if isinstance(source, (str, os.PathLike)):
-        return _read_file(Path(os.fsdecode(source)))
+        from .bounded import read_file
+
+        return read_file(Path(os.fsdecode(source)), read_path)
     if isinstance(source, Graph):
         return source
     if isinstance(source, Mapping):
@@ -74,12 +78,20 @@ def read_source(source: Any, *, input_shape: Any = None) -> Graph:
     )
 
 
-def _read_file(path: Path) -> Graph:
+def read_path(path: Path) -> Graph:
+    """Read a file or folder in this process, without bounds but those of the readers.
+
+    Raises:
+        ConversionError: it can't be read, or holds what can't be converted.
+        MissingExtra: a reader's dependency is not installed.
+    """
     with naming(path, "model", "save it again with its framework"):
         if path.is_dir():
             from .keras_live import read_saved_model
 
             return read_saved_model(path)
+        if path.exists() and not path.is_file():
+            raise ConversionError("unsupported-file", "neither a file nor a folder")
         if path.stat().st_size > MAX_FILE:
             raise ConversionError("damaged-file", f"{path.stat().st_size} bytes is too large for a model")
         with path.open("rb") as file:

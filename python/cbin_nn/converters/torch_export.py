@@ -5,28 +5,36 @@ This module reads those two and nothing else: it needs no torch, and nothing in 
 that were pickled are refused, and so are older files, whose weights are pickles throughout. A live module is
 exported in memory and read by the same code, so both routes give the same graph.
 
-Node by node, aten operators are translated to the vocabulary of `cbin_nn.converters.program`.
+Node by node, aten operators are translated to the vocabulary of `cbin_nn.converters.program` by the table in
+`aten`. The file states the type and the shape of every tensor; what is read is held against them.
+
+**In place.** `y.add_(1)` gives `y` a new value. Tensors that share elements with it (views, what dropout
+returned) have that value too, in their own order; a program that reads one of them afterwards is refused. A
+program that changes its own parameters or buffers and reads them is refused: its answers depend on the calls
+before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import json
 import math
 import os
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import ConversionError, InvalidArgument, MissingExtra
+from .aten import OPERATORS, Call, Symbol, Tensor, Unsupported, Writer, refusal
 from .files import Archive
 from .graph import Graph
-from .program import MAX_ELEMENTS, Array, Operation, Program
+from .program import MAX_ELEMENTS, Array, Program, TensorType
 from .translate import translate
+from .untouched import untouched
 
 __all__ = ["export_module", "read_module", "read_torch_export", "read_torch_export_program"]
 
@@ -44,34 +52,17 @@ _DTYPES = {
     7: "float32",
     8: "float64",
     12: "bool",
+    13: "bfloat16",
 }
 
-_SAME_NAME = {
-    "abs": "abs",
-    "add": "add",
-    "div": "div",
-    "maximum": "maximum",
-    "minimum": "minimum",
-    "mul": "mul",
-    "neg": "neg",
-    "sgn": "sign",
-    "sign": "sign",
-    "sqrt": "sqrt",
-    "sub": "sub",
-    "tanh": "tanh",
+_STRIDED = 7  # torch's serialized layouts: a plain dense tensor
+_ASSERTIONS = {
+    "_assert_async",
+    "_assert_scalar",
+    "_assert_tensor_metadata",
+    "sym_constrain_range",
+    "sym_constrain_range_for_size",
 }
-_ALIASES = {"alias", "clone", "contiguous", "detach", "detach_", "lift_fresh_copy"}
-_RELATIONS = {"ge", "gt", "le", "lt"}
-_DROPOUTS = {"alpha_dropout", "dropout", "feature_alpha_dropout", "feature_dropout"}
-_RESHAPES = {"_unsafe_view", "reshape", "view"}
-#: Their result may share its elements with their input.
-_VIEWS = (
-    (_ALIASES - {"clone"})
-    | _DROPOUTS
-    | _RESHAPES
-    | {"expand", "flatten", "permute", "squeeze", "t", "to", "transpose", "unsqueeze"}
-)
-_ASSERTIONS = {"_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range_for_size"}
 
 
 def read_torch_export(path: str | os.PathLike[str]) -> Graph:
@@ -92,8 +83,12 @@ def read_torch_export_program(path: str | os.PathLike[str]) -> Program:
 def export_module(module: Any, input_shape: Any) -> Any:
     """`torch.export.export` of a module in evaluation mode, on one image of zeros.
 
+    Evaluation mode is what the module's own `eval()` makes of it. The module is as it was afterwards:
+    training flags of every submodule, gradients, hooks, attributes, random state; after an error, too.
+
     Args:
-        module: a `torch.nn.Module`, or an exported program, which is returned as it is.
+        module: a `torch.nn.Module`, also behind `torch.compile` or `DataParallel`, or an exported program,
+            which is returned as it is.
         input_shape: (C, H, W) of the image, or whatever follows the batch.
 
     Raises:
@@ -103,24 +98,57 @@ def export_module(module: Any, input_shape: Any) -> Any:
     torch = _torch()
     if isinstance(module, torch.export.ExportedProgram):
         return module
+    module = _unwrapped(torch, module)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ConversionError(
+            "unsupported-model",
+            "a TorchScript module can't be exported; convert the torch.nn.Module that it was made from",
+        )
     shape = () if input_shape is None else tuple(int(side) for side in np.atleast_1d(input_shape))
     if not shape or min(shape) < 1:
         raise InvalidArgument(
             "bad-argument",
             f"input_shape: {input_shape!r}; a torch module needs the shape of one image, such as (3, 32, 32)",
         )
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            return torch.export.export(module, (torch.zeros(1, *shape),))
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    tensors = [*module.parameters(), *module.buffers()]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    if any(tensor.is_meta for tensor in tensors):
         raise ConversionError(
-            "unsupported-model", f"torch.export can't export {type(module).__name__}: {reason}"
-        ) from error
-    finally:
-        module.train(training)
+            "missing-weights", "parameters on the device 'meta' have no values; load a checkpoint first"
+        )
+    with untouched(torch, module):
+        try:
+            # A module out of an exported program has its mode built in, and no eval().
+            with contextlib.suppress(NotImplementedError):
+                module.eval()
+            image = torch.zeros(1, *shape, dtype=torch.float32, device=device)
+            with torch.inference_mode(False), torch.no_grad():
+                program = torch.export.export(module, (image,))
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            types = sorted(
+                {str(t.dtype) for t in tensors if t.is_floating_point() and t.dtype != torch.float32}
+            )
+            advice = (
+                f"; it holds {' and '.join(types)}: convert copy.deepcopy(model).float()" if types else ""
+            )
+            raise ConversionError(
+                "unsupported-model", f"torch.export can't export {type(module).__name__}: {reason}{advice}"
+            ) from error
+    if device.type != "cpu":
+        program = torch.export.passes.move_to_device_pass(program, "cpu")
+    return program
+
+
+def _unwrapped(torch: Any, module: Any) -> Any:
+    """The module itself, where it is behind `torch.compile` or runs on several devices."""
+    while True:
+        if hasattr(module, "_orig_mod"):
+            module = module._orig_mod
+        elif isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+            module = module.module
+        else:
+            return module
 
 
 def read_module(module: Any, input_shape: Any = None) -> Graph:
@@ -131,7 +159,7 @@ def read_module(module: Any, input_shape: Any = None) -> Graph:
     torch.export.save(exported, buffer)
     with zipfile.ZipFile(buffer) as archive:
         program = _read(archive)
-    name = type(module).__name__
+    name = type(_unwrapped(torch, module)).__name__
     program.name = name if name not in ("ExportedProgram", "GraphModule") else program.name
     return translate(program)
 
@@ -221,16 +249,20 @@ def _array(files: Archive, folder: str, name: str, entry: dict[str, Any]) -> Arr
     path = entry.get("path_name")
     if not isinstance(path, str) or "/" in path or f"{folder}{path}" not in files.names:
         raise ConversionError("damaged-file", f"tensor {name!r}: the file has no {str(path)[:80]!r}")
-    flat = np.frombuffer(files.read(f"{folder}{path}", _MAX_WEIGHT), dtype=np.dtype(dtype).newbyteorder("<"))
+    # bfloat16 is the upper half of a float32.
+    stored = np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder("<")
+    flat = np.frombuffer(files.read(f"{folder}{path}", _MAX_WEIGHT), dtype=stored)
     last = offset + sum((side - 1) * step for side, step in zip(shape, strides, strict=True))
     if count and (offset < 0 or min(strides, default=0) < 0 or last >= flat.size):
         raise ConversionError("damaged-file", f"tensor {name!r} of shape {shape[:8]} reaches beyond its data")
     if not count:
-        return np.zeros(shape, dtype)
+        return np.zeros(shape, "float32" if dtype == "bfloat16" else dtype)
     view = np.lib.stride_tricks.as_strided(
         flat[offset:], shape, [step * flat.itemsize for step in strides], writeable=False
     )
-    return np.ascontiguousarray(view)
+    if dtype == "bfloat16":
+        return (view.astype(np.uint32, order="C") << 16).view(np.float32)
+    return view.astype(dtype, order="C")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -241,23 +273,26 @@ def _in_place(name: str) -> bool:
     return name.endswith("_") and not name.startswith("_") and name != "detach_"
 
 
-class _Unsupported(Exception):
-    """The reason why one node is not translated."""
-
-
 class _Importer:
     def __init__(self, model: dict[str, Any], weights: dict[str, Array], name: str) -> None:
         module = _record(model.get("graph_module"), "graph_module")
         self.graph = _record(module.get("graph"), "graph")
         self.signature = _record(module.get("signature"), "signature")
         self.weights, self.name = weights, name
-        self.constants: dict[str, Array] = {}
-        self.operations: list[Operation] = []
-        self.count = 0
+        self.values = _record(self.graph.get("tensor_values"), "tensor_values")
+        self.integers = _record(self.graph.get("sym_int_values") or {}, "sym_int_values")
+        self.batch_symbol = ""
+        self.writer = Writer()
         #: A tensor that was changed in place -> what it is now.
         self.changed: dict[str, str] = {}
-        #: Tensors that share their elements with another one.
-        self.shared: set[str] = set()
+        #: Tensors that share elements with others -> all of them.
+        self.shared: dict[str, set[str]] = {}
+        #: Tensors whose elements changed under another name -> the layer and the operator that did it.
+        self.stale: dict[str, str] = {}
+        #: Parameters and buffers.
+        self.state: set[str] = set()
+        #: Those that the program changes -> the layer that does it.
+        self.changed_state: dict[str, str] = {}
 
     def program(self) -> Program:
         inputs = []
@@ -274,12 +309,17 @@ class _Importer:
             )
             if target not in self.weights:
                 raise ConversionError("missing-weights", f"the file holds no tensor {str(target)[:80]!r}")
-            self.constants[self._name(argument.get("name"))] = self.weights[str(target)]
+            name = self._name(argument.get("name"))
+            self.writer.constants[name] = self.weights[str(target)]
+            if kind in ("parameter", "buffer"):
+                self.state.add(name)
         outputs = []
         for spec in self._list(self.signature, "output_specs"):
             ((kind, value),) = _record(spec, "an output").items()
             if kind == "user_output":
-                outputs.append(self._tensor_name(_record(value, kind).get("arg"), "the output"))
+                outputs.append(_record(_record(value, kind).get("arg"), "the output"))
+            else:
+                self._mutation(_record(value, kind))
         if len(inputs) != 1 or len(outputs) != 1:
             raise ConversionError(
                 "unsupported-model",
@@ -287,21 +327,70 @@ class _Importer:
                 "tensor "
                 "out converts",
             )
-        values = _record(self.graph.get("tensor_values"), "tensor_values")
-        sizes = _record(values.get(inputs[0]), inputs[0]).get("sizes") or []
+        shape = self._input(inputs[0])
+        self._types(inputs[0])
+        for node in self._list(self.graph, "nodes"):
+            self._node(_record(node, "a node"))
+        output = self._read(self._tensor_name(outputs[0], "the output"), "the output")
+        self._check_state(output)
+        writer = self.writer
+        return Program(
+            self.name,
+            inputs[0],
+            shape,
+            writer.constants,
+            writer.operations,
+            output,
+            framework="torch",
+            types=writer.types,
+            batch=writer.batch,
+        )
+
+    def _input(self, name: str) -> tuple[int, ...]:
+        """The input's shape for one image; notes the batch, fixed or by its symbol."""
+        value = _record(self.values.get(name), name)
         shape = []
-        for i, side in enumerate(sizes):
+        for i, side in enumerate(value.get("sizes") or []):
             if i and isinstance(side, dict) and "as_expr" in side:
                 raise ConversionError(
                     "unsupported-option",
-                    f"input {inputs[0]!r} has no fixed side number {i}; export with a fixed image size",
+                    f"input {name!r} has no fixed side number {i}; export with a fixed image size",
                 )
-            shape.append(_int(side, inputs[0]) if i else 1)
-        for node in self._list(self.graph, "nodes"):
-            self._node(_record(node, "a node"))
-        return Program(
-            self.name, inputs[0], tuple(shape), self.constants, self.operations, self._current(outputs[0])
-        )
+            if not i:
+                self.writer.batch = _int(side, name)
+                if isinstance(side, dict) and "as_expr" in side:
+                    self.batch_symbol = str(_record(side["as_expr"], name).get("expr_str"))
+            shape.append(_int(side, name) if i else 1)
+        dtype = _DTYPES.get(value.get("dtype", 0))
+        if dtype in ("float16", "bfloat16"):
+            raise ConversionError(
+                "unsupported-option",
+                f"input {name!r} is {dtype}, and the converted network does not round as it does; convert "
+                "the network in float32 (model.float())",
+            )
+        self.writer.dependent.add(name)
+        return tuple(shape)
+
+    def _types(self, input_name: str) -> None:
+        """The stated types of all tensors; what is stored must have them."""
+        for name, value in self.values.items():
+            value = _record(value, name)
+            dtype = _DTYPES.get(value.get("dtype", 0))
+            shape = tuple(
+                None if isinstance(side, dict) and "as_expr" in side else _int(side, name)
+                for side in value.get("sizes") or []
+            )
+            if dtype is not None and value.get("layout", _STRIDED) == _STRIDED:
+                self.writer.types[name] = TensorType(dtype, shape)
+        for name, array in self.writer.constants.items():
+            stated = self.writer.types.get(name)
+            kept = "float32" if stated and stated.dtype == "bfloat16" else stated and stated.dtype
+            if stated is None or array.dtype.name != kept or not stated.fits(array.shape):
+                raise ConversionError(
+                    "damaged-file",
+                    f"tensor {name!r} is stored as {array.dtype} {list(array.shape)[:8]}, and the program "
+                    "states another type",
+                )
 
     @staticmethod
     def _list(record: dict[str, Any], key: str) -> list[Any]:
@@ -326,39 +415,101 @@ class _Importer:
             name = self.changed[name]
         return name
 
+    # -- what changes in place
+
+    def _read(self, name: str, reader: str) -> str:
+        """A tensor's name, for a layer that reads it.
+
+        Raises:
+            ConversionError: its elements were changed under another name.
+        """
+        if name in self.stale:
+            # No mere unsupported operation: the network behind it would be another one.
+            raise ConversionError(
+                "unsupported-layer",
+                f"layer {self.stale[name]} changes a tensor in place, and {reader} reads the same elements "
+                "by another name afterwards (a view, or what dropout returned); write it without the change "
+                "in place",
+            )
+        return name
+
+    def _share(self, first: str, second: str) -> None:
+        group = self.shared.get(first, {first}) | self.shared.get(second, {second})
+        for name in group:
+            self.shared[name] = group
+
+    def _change(self, name: str, output: str, layer: str, operator: str) -> None:
+        """`name` has from now on the value `output`."""
+        for other in self.shared.get(name, {name}):
+            if other != name:
+                self.stale[other] = f"{layer!r} ({operator})"
+            if other in self.state:
+                self.changed_state[other] = layer
+        self.stale.pop(output, None)
+        self._share(name, output)
+        self.changed[name] = output
+
+    def _mutation(self, value: dict[str, Any]) -> None:
+        """A result that is written back: a buffer that the program changes."""
+        target = next((value[k] for k in ("buffer_name", "parameter_name") if k in value), None)
+        for spec in self._list(self.signature, "input_specs"):
+            ((_, entry),) = _record(spec, "an input").items()
+            if target is not None and target in (entry.get("buffer_name"), entry.get("parameter_name")):
+                self.changed_state[self._name(_record(entry.get("arg"), "an input").get("name"))] = str(
+                    target
+                )
+
+    def _check_state(self, output: str) -> None:
+        """Nothing that the output needs is changed by the program itself."""
+        needed = {output}
+        for operation in reversed(self.writer.operations):
+            if operation.output in needed:
+                needed.update(operation.inputs)
+        for name, layer in self.changed_state.items():
+            if name in needed:
+                raise ConversionError(
+                    "unsupported-model",
+                    f"it changes the parameter or buffer {name!r} when the network runs, so its answers "
+                    "depend on the calls before; call model.eval() before the export, or change it outside "
+                    "forward",
+                    layer=layer,
+                )
+
     # -- nodes
 
     def _node(self, node: dict[str, Any]) -> None:
         target = str(node.get("target"))[:120]
-        outputs = [
-            self._tensor_name(output, target)
-            for output in node.get("outputs") or []
-            if isinstance(output, dict) and "as_tensor" in output
-        ]
         parts = target.split(".")
-        name = parts[3] if target.startswith("torch.ops.aten.") and len(parts) >= 4 else target
+        aten = target.startswith("torch.ops.aten.") and len(parts) >= 4
+        name, overload = (parts[3], ".".join(parts[4:])) if aten else (target, "")
         if name in _ASSERTIONS:
             return
-        if not outputs:
-            names = [output for output in node.get("outputs") or [] if isinstance(output, dict)]
-            if not names:
-                return
-            raise ConversionError(
-                "unsupported-model", f"operator {target} gives no tensor; export with a fixed image size"
-            )
+        outputs: list[str] = []
+        for output in node.get("outputs") or []:
+            output = _record(output, target)
+            if "as_tensor" in output:
+                outputs.append(self._name(_record(output["as_tensor"], target).get("name")))
+            elif isinstance(output.get("as_tensors"), list):
+                outputs += [self._name(_record(o, target).get("name")) for o in output["as_tensors"]]
+        if not outputs:  # integers and the like, which are refused where a tensor's operator reads them
+            return
         layer = self._layer(node, outputs[0])
-        arguments = {}
-        for item in self._list(node, "inputs"):
-            item = _record(item, target)
-            arguments[str(item.get("name"))] = _record(item.get("arg"), target)
+        given = [_record(item, target) for item in self._list(node, "inputs")]
+        arguments = {
+            str(item.get("name")): self._value(_record(item.get("arg"), target), f"layer {layer!r}")
+            for item in given
+        }
+        many = any(isinstance(o, dict) and "as_tensors" in o for o in node.get("outputs") or [])
+        in_place = aten and _in_place(name)
         try:
-            self._translate(name, parts[4] if len(parts) > 4 else "", layer, outputs[0], arguments)
-        except _Unsupported as error:
-            self._unsupported(name, layer, outputs[0], arguments, str(error))
-        if _in_place(name) and "as_tensor" in arguments.get("self", {}):
-            self.changed[self._tensor_name(arguments["self"], name)] = outputs[0]
+            self._translate(name.rstrip("_") if in_place else name, overload, layer, outputs[0], arguments)
+        except Unsupported as error:
+            self._unsupported(name, layer, outputs[0], arguments, error)
+        if in_place and isinstance(arguments.get("self"), Tensor):
+            self._change(arguments["self"].name, outputs[0], layer, name)
         for extra in outputs[1:]:  # statistics of a normalisation, indices of a pool: nobody may read them
-            self._emit("unsupported", layer, extra, [outputs[0]], name=name, reason="a second result is used")
+            reason = refusal(name, overload) if many else Unsupported("its second result is used")
+            self._unsupported(name, layer, extra, {"self": Tensor(outputs[0])}, reason)
 
     @staticmethod
     def _layer(node: dict[str, Any], output: str) -> str:
@@ -371,247 +522,87 @@ class _Importer:
                 return fields[1][:200]
         return output
 
-    def _emit(self, kind: str, layer: str, output: str, inputs: list[str], **attributes: Any) -> None:
-        self.operations.append(Operation(kind, layer, tuple(inputs), output, attributes))
+    def _translate(
+        self, name: str, overload: str, layer: str, output: str, arguments: dict[str, Any]
+    ) -> None:
+        entry = OPERATORS.get(f"{name}.{overload}")
+        if entry is None:
+            raise refusal(name, overload)
+        unread = entry.signature.unread(arguments)
+        if unread:
+            listed = " and ".join(f"{argument}={_shown(value)}" for argument, value in unread)
+            raise Unsupported(
+                f"its argument {listed} is not honoured; leave it at its default", "unsupported-option"
+            )
+        if output not in self.writer.types:
+            raise Unsupported("its result is of a type that is not read (complex, sparse or quantized)")
+        if entry.view_of:
+            viewed = arguments.get(entry.view_of)
+            if isinstance(viewed, Tensor):
+                self._share(viewed.name, output)
+        entry.handle(Call(self.writer, layer, output, arguments))
 
     def _unsupported(
-        self, name: str, layer: str, output: str, arguments: dict[str, dict[str, Any]], reason: str
+        self, name: str, layer: str, output: str, arguments: dict[str, Any], reason: Unsupported
     ) -> None:
         inputs = []
         for argument in arguments.values():
-            if "as_tensor" in argument:
-                inputs.append(self._tensor_name(argument, name))
-            elif "as_tensors" in argument:
-                inputs += [self._current(_record(t, name).get("name")) for t in argument["as_tensors"]]
-        self._emit("unsupported", layer, output, inputs, name=name, reason=reason)
+            values = argument if isinstance(argument, list) else [argument]
+            inputs += [value.name for value in values if isinstance(value, Tensor)]
+        self.writer.emit(
+            "unsupported", layer, output, inputs, name=name, reason=str(reason), slug=reason.slug
+        )
 
-    def _constant(self, value: Array) -> str:
-        self.count += 1
-        name = f"constant/{self.count}"
-        self.constants[name] = value
-        return name
+    # -- arguments
 
-    def _operand(self, argument: dict[str, Any]) -> str:
-        """A tensor's name; a number becomes a float32 constant, as torch computes with it."""
-        if "as_tensor" in argument:
-            return self._tensor_name(argument, "an operand")
-        return self._constant(np.asarray(self._number(argument), np.float32))
-
-    def _number(self, argument: dict[str, Any] | None, default: float | None = None) -> float:
-        if argument is None or "as_none" in argument:
-            if default is None:
-                raise _Unsupported("a number is missing")
-            return default
-        for key in ("as_float", "as_int", "as_bool"):
-            value = argument.get(key)
-            if isinstance(value, (int, float)):
-                return float(value)
-            if isinstance(value, str) and key == "as_float":  # JSON has no infinity
-                return float(value)
-        raise _Unsupported(f"a number is given as {next(iter(argument), 'nothing')}")
-
-    def _ints(self, argument: dict[str, Any] | None, default: list[int]) -> list[int]:
-        if argument is None or "as_none" in argument:
-            return default
-        if "as_int" in argument:
-            return [_int(argument["as_int"], "an option")]
-        for key in ("as_ints", "as_sym_ints"):
-            if isinstance(argument.get(key), list):
-                return [_int(v, "an option") for v in argument[key][:64]]
-        raise _Unsupported(f"an option is given as {next(iter(argument), 'nothing')}")
-
-    def _pair(self, argument: dict[str, Any] | None, default: tuple[int, int]) -> tuple[int, int]:
-        values = self._ints(argument, list(default)) or list(default)
-        if len(values) == 1:
-            values = values * 2
-        if len(values) != 2:
-            raise _Unsupported("only 2-D convolutions and pools convert")
-        return values[0], values[1]
-
-    def _translate(
-        self, name: str, overload: str, layer: str, output: str, arguments: dict[str, dict[str, Any]]
-    ) -> None:
-        def tensor(key: str = "self") -> str:
-            if "as_tensor" not in arguments.get(key, {}):
-                raise _Unsupported(f"its argument {key!r} is no tensor")
-            return self._tensor_name(arguments[key], key)
-
-        def emit(kind: str, *inputs: str, **attributes: Any) -> None:
-            self._emit(kind, layer, output, list(inputs), **attributes)
-
-        if _in_place(name):
-            # `y = x.add_(1)` is `y = x + 1`, after which x is y; unless others share the elements of x.
-            changed = tensor()
-            if changed in self.shared:
-                # No mere unsupported operation: what reads the view depends on it, and does not name it.
-                raise ConversionError(
-                    "unsupported-layer",
-                    f"layer {layer!r}: {name} changes a tensor in place that is shared with a view; write it "
-                    "without the change in place",
-                )
-            name = name[:-1]
-        elif name in _VIEWS:
-            self.shared |= {tensor("input" if name in _DROPOUTS else "self"), output}
-        if name in _ALIASES:
-            emit("identity", tensor())
-        elif name in _DROPOUTS:
-            emit("identity", tensor("input"), dropped="dropout does nothing at inference")
-        elif name in _SAME_NAME:
-            if self._number(arguments.get("alpha"), 1.0) != 1:
-                raise _Unsupported("alpha is not 1")
-            if "rounding_mode" in arguments and "as_none" not in arguments["rounding_mode"]:
-                raise _Unsupported("a rounding division")
-            inputs = [self._operand(arguments[key]) for key in ("self", "other") if key in arguments]
-            emit(_SAME_NAME[name], *inputs)
-        elif name == "rsub":
-            if self._number(arguments.get("alpha"), 1.0) != 1:
-                raise _Unsupported("alpha is not 1")
-            emit("sub", self._operand(arguments["other"]), tensor())
-        elif name == "pow" and overload == "Tensor_Scalar":
-            emit("pow", tensor(), self._operand(arguments["exponent"]))
-        elif name in _RELATIONS:
-            emit("compare", tensor(), self._operand(arguments["other"]), relation=name)
-        elif name == "where":
-            emit("where", tensor("condition"), *(self._operand(arguments[k]) for k in ("self", "other")))
-        elif name in ("to", "_to_copy"):
-            code = arguments.get("dtype", {}).get("as_scalar_type")
-            if code is None:
-                emit("identity", tensor())
-            elif code not in _DTYPES:
-                raise _Unsupported(f"a conversion to type {code}")
-            else:
-                emit("cast", tensor(), dtype=_DTYPES[code])
-        elif name in ("full", "full_like", "scalar_tensor", "ones_like", "zeros_like"):
-            self._fill(name, output, arguments)
-        elif name in ("conv2d", "convolution"):
-            self._convolution(layer, output, arguments, tensor)
-        elif name == "linear":
-            bias = [tensor("bias")] if "as_tensor" in arguments.get("bias", {}) else []
-            emit("linear", tensor("input"), tensor("weight"), *bias)
-        elif name in ("mm", "matmul"):
-            emit("matmul", tensor(), tensor("mat2" if name == "mm" else "other"))
-        elif name == "addmm":
-            emit("matmul", tensor("mat1"), tensor("mat2"), tensor())
-        elif name in ("t", "numpy_T"):
-            emit("permute", tensor(), axes=(1, 0))
-        elif name == "max_pool2d":
-            kernel = self._pair(arguments.get("kernel_size"), (1, 1))
-            vertical, horizontal = self._pair(arguments.get("padding"), (0, 0))
-            emit(
-                "max_pool2d",
-                tensor(),
-                kernel=kernel,
-                strides=self._pair(arguments.get("stride"), kernel),
-                padding=(vertical, horizontal, vertical, horizontal),
-                dilation=self._pair(arguments.get("dilation"), (1, 1)),
-                ceil_mode=bool(arguments.get("ceil_mode", {}).get("as_bool", False)),
-            )
-        elif name in ("batch_norm", "_native_batch_norm_legit_no_training"):
-            self._batch_norm(layer, output, arguments, tensor)
-        elif name in ("prelu", "_prelu_kernel"):
-            emit("prelu", tensor(), tensor("weight"), by_channel=name == "prelu")
-        elif name in ("relu",):
-            emit("clip", tensor(), low=0.0, high=None)
-        elif name in ("leaky_relu",):
-            emit("leaky_relu", tensor(), slope=self._number(arguments.get("negative_slope"), 0.01))
-        elif name in ("hardtanh",):
-            low = self._number(arguments.get("min_val"), -1.0)
-            emit("clip", tensor(), low=low, high=self._number(arguments.get("max_val"), 1.0))
-        elif name in ("relu6",):
-            emit("clip", tensor(), low=0.0, high=6.0)
-        elif name in ("clamp", "clamp_min", "clamp_max", "clip"):
-            ends = {"low": arguments.get("min"), "high": arguments.get("max")}
-            missing = {"as_none": True}
-            numbers = {
-                key: None if "as_none" in (value or missing) else self._number(value)
-                for key, value in ends.items()
+    def _value(self, argument: dict[str, Any], reader: str) -> Any:
+        """An argument as Python has it. What this reader does not know becomes text, which fits nothing."""
+        ((kind, value),) = argument.items()
+        if kind == "as_none":
+            return None
+        if kind == "as_tensor":
+            return Tensor(self._read(self._current(_record(value, kind).get("name")), reader))
+        if kind in ("as_tensors", "as_ints", "as_floats", "as_bools", "as_sym_ints", "as_optional_tensors"):
+            if not isinstance(value, list) or len(value) > 2**16:
+                raise ConversionError("damaged-file", f"{reader}: {kind} is no list, or too long")
+            single = {
+                "as_tensors": "as_tensor",
+                "as_ints": "as_int",
+                "as_floats": "as_float",
+                "as_bools": "as_bool",
             }
-            emit("clip", tensor(), **numbers)
-        elif name == "flatten":
-            start, end = (
-                self._ints(arguments.get(key), [default])[0]
-                for key, default in (("start_dim", 0), ("end_dim", -1))
-            )
-            emit("flatten", tensor(), start=start, end=end)
-        elif name in _RESHAPES:
-            shape = self._ints(arguments.get("size", arguments.get("shape")), [])
-            emit("reshape", tensor(), self._constant(np.array(shape, np.int64)))
-        elif name == "permute":
-            emit("permute", tensor(), axes=tuple(self._ints(arguments.get("dims"), [])))
-        elif name == "transpose":
-            raise _Unsupported("transpose; use permute(0, 2, 3, 1) or permute(0, 3, 1, 2)")
-        elif name == "unsqueeze":
-            emit("unsqueeze", tensor(), axes=self._ints(arguments.get("dim"), []))
-        elif name == "squeeze":
-            emit("squeeze", tensor(), axes=self._ints(arguments.get("dim"), []) or None)
-        elif name == "expand":
-            emit(
-                "expand", tensor(), self._constant(np.array(self._ints(arguments.get("size"), []), np.int64))
-            )
-        elif name in ("mean", "sum"):
-            axes = self._ints(arguments.get("dim"), []) or None
-            emit(name, tensor(), axes=axes, keepdims=bool(arguments.get("keepdim", {}).get("as_bool", False)))
-        elif name in ("softmax", "_softmax", "log_softmax", "_log_softmax"):
-            emit("softmax", tensor(), axis=self._ints(arguments.get("dim"), [-1])[0], log="log" in name)
-        elif name == "cat":
-            tensors = [
-                self._current(_record(t, "cat").get("name"))
-                for t in arguments["tensors"].get("as_tensors") or []
-            ]
-            emit("concat", *tensors, axis=self._ints(arguments.get("dim"), [0])[0])
-        else:
-            raise _Unsupported("no operator of this kind converts")
+            if kind == "as_optional_tensors":
+                return [self._value(_record(v, kind), reader) for v in value]
+            if kind == "as_sym_ints":
+                return [self._integer(v, reader) for v in value]
+            return [self._value({single[kind]: v}, reader) for v in value]
+        if kind in ("as_int", "as_sym_int"):
+            return self._integer(value, reader)
+        if kind == "as_float" and isinstance(value, (int, float, str)):  # JSON has no infinity
+            try:
+                return float(value)
+            except ValueError as error:
+                text = str(value)[:80]
+                raise ConversionError("damaged-file", f"{reader}: {text!r} is no number") from error
+        if kind == "as_bool" and isinstance(value, bool):
+            return value
+        if kind == "as_string" and isinstance(value, str):
+            return value
+        if kind == "as_scalar_type":
+            return _DTYPES.get(value, f"type {value}")
+        if kind == "as_layout":
+            return "strided" if value == _STRIDED else f"layout {value}"
+        return f"{kind.removeprefix('as_')} {str(value)[:60]}"
 
-    def _fill(self, name: str, output: str, arguments: dict[str, dict[str, Any]]) -> None:
-        """A constant tensor; what is like another tensor broadcasts from one number."""
-        key = {"full": "fill_value", "full_like": "fill_value", "scalar_tensor": "s"}.get(name)
-        value = self._number(arguments[key]) if key else 1.0 if name == "ones_like" else 0.0
-        shape = self._ints(arguments.get("size"), []) if name == "full" else []
-        if any(side < 0 for side in shape) or math.prod(shape) > MAX_ELEMENTS:
-            raise ConversionError("damaged-file", f"a constant of shape {shape[:8]} is too large")
-        self.constants[output] = np.full(shape, value, np.float32)
+    def _integer(self, value: Any, reader: str) -> Any:
+        """An integer, the batch where it is its symbol, or another symbol."""
+        if isinstance(value, dict) and "as_name" in value:
+            value = _record(self.integers.get(self._name(value["as_name"])), reader)
+            if "as_expr" in value:
+                expression = str(_record(value["as_expr"], reader).get("expr_str"))
+                return self.writer.batch if expression == self.batch_symbol else Symbol(expression[:80])
+        return _int(value, reader)
 
-    def _convolution(
-        self, layer: str, output: str, arguments: dict[str, dict[str, Any]], tensor: Callable[[str], str]
-    ) -> None:
-        transposed = arguments.get("transposed", {}).get("as_bool", False)
-        if transposed:
-            raise _Unsupported("a transposed convolution")
-        bias = [tensor("bias")] if "as_tensor" in arguments.get("bias", {}) else []
-        padding: Any
-        if "as_string" in arguments.get("padding", {}):
-            padding = "SAME_UPPER" if arguments["padding"]["as_string"] == "same" else (0, 0, 0, 0)
-        else:
-            vertical, horizontal = self._pair(arguments.get("padding"), (0, 0))
-            padding = (vertical, horizontal, vertical, horizontal)
-        self._emit(
-            "conv2d",
-            layer,
-            output,
-            [tensor("input"), tensor("weight"), *bias],
-            strides=self._pair(arguments.get("stride"), (1, 1)),
-            dilation=self._pair(arguments.get("dilation"), (1, 1)),
-            groups=self._ints(arguments.get("groups"), [1])[0],
-            padding=padding,
-        )
 
-    def _batch_norm(
-        self, layer: str, output: str, arguments: dict[str, dict[str, Any]], tensor: Callable[[str], str]
-    ) -> None:
-        if arguments.get("training", {}).get("as_bool", False):
-            raise _Unsupported("exported in training mode; call model.eval() before the export")
-        statistics = [tensor("running_mean"), tensor("running_var")]
-        size = self.constants[statistics[0]].shape if statistics[0] in self.constants else (1,)
-        affine = [
-            tensor(key)
-            if "as_tensor" in arguments.get(key, {})
-            else self._constant(np.full(size, value, np.float32))
-            for key, value in (("weight", 1.0), ("bias", 0.0))
-        ]
-        self._emit(
-            "batch_norm",
-            layer,
-            output,
-            [tensor("input"), *affine, *statistics],
-            epsilon=self._number(arguments.get("eps"), 1e-5),
-        )
+def _shown(value: Any) -> str:
+    return value.name if isinstance(value, Tensor) else repr(value)

@@ -26,13 +26,12 @@ from ..errors import ConversionError
 from ..operators import Window
 from . import graph as g
 from .passes import canonicalize
-from .program import Array, ConstantFolder, Operation, Program, simplify
+from .program import Array, ConstantFolder, Operation, Program, computing_type, simplify
 from .weights import binarized, same_padding
 
 __all__ = ["translate"]
 
 _ADVICE = {
-    "mean": "use Flatten and a dense layer instead of an average pool",
     "avg_pool2d": "use a max-pool instead",
     "GlobalAveragePool": "use Flatten and a dense layer instead",
     "AveragePool": "use a max-pool instead",
@@ -41,6 +40,10 @@ _ADVICE = {
 
 class _Unsupported(Exception):
     """Raised by handlers; the reason."""
+
+    def __init__(self, reason: str, slug: str = "unsupported-layer") -> None:
+        super().__init__(reason)
+        self.slug = slug
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ class _Translator:
             "matmul": self._dense,
             "max_pool2d": self._max_pool,
             "maximum": self._limit,
+            "mean": self._reduced,
             "minimum": self._limit,
             "mul": self._mul,
             "neg": self._neg,
@@ -124,7 +128,9 @@ class _Translator:
             "softmax": self._softmax,
             "squeeze": self._reshape_like,
             "sub": self._sub,
+            "sum": self._reduced,
             "unsqueeze": self._reshape_like,
+            "variance": self._reduced,
             "where": self._where,
         }
 
@@ -146,10 +152,20 @@ class _Translator:
         if isinstance(result, _Tensor) and result.order is not None:
             self._problem(program.operations[-1].layer, "a flattened plane can't be the output")
         output = result.node if isinstance(result, _Tensor) else self.nodes[-1].name
-        return g.Graph(program.name, self.nodes, output, self.notes, self.problems, self.origins)
+        return g.Graph(
+            program.name,
+            self.nodes,
+            output,
+            self.notes,
+            self.problems,
+            self.origins,
+            framework=program.framework,
+        )
 
-    def _problem(self, layer: str, reason: str) -> _Unknown:
-        self.problems.append(g.Problem(f"layer {layer!r}: {reason}"))
+    def _problem(
+        self, layer: str, reason: str, slug: str = "unsupported-layer", kind: str = "", advice: str = ""
+    ) -> _Unknown:
+        self.problems.append(g.Problem(reason, slug, layer, kind, advice))
         return _Unknown()
 
     def _visit(self, operation: Operation) -> _Value:
@@ -157,14 +173,20 @@ class _Translator:
         if operation.kind == "unsupported" or operation.kind not in self.handlers:
             name = operation.attributes.get("name", operation.kind)
             reason = operation.attributes.get("reason", "no operator of this kind converts")
-            advice = _ADVICE.get(name)
-            return self._problem(layer, f"{name}: {reason}" + (f"; {advice}" if advice else ""))
+            slug = operation.attributes.get("slug", "unsupported-layer")
+            return self._problem(layer, reason, slug, name, _ADVICE.get(name, ""))
         if any(isinstance(self.values.get(name), _Unknown) for name in operation.inputs):
             return _Unknown()
         try:
+            if operation.inputs and all(self._constant(name) is not None for name in operation.inputs):
+                raise _Unsupported(
+                    f"{operation.kind} of parameters alone is not evaluated; compute it once and keep the "
+                    "result as a parameter"
+                )
             result = self.handlers[operation.kind](operation)
+            self._check_type(operation, result)
         except _Unsupported as error:
-            return self._problem(layer, str(error))
+            return self._problem(layer, str(error), error.slug)
         if isinstance(result, _Tensor):
             self._trace(operation, result)
         return result
@@ -181,6 +203,68 @@ class _Translator:
             if last.inputs[0] not in self.origins and all(isinstance(part, Fraction) for part in parts):
                 factor, divisor, offset = (float(part) for part in parts)
                 self.origins[last.inputs[0]] = replace(origin, scale=factor / divisor, offset=offset)
+
+    def _check_type(self, operation: Operation, result: _Value) -> None:
+        """What was read has the shape that the source states, and the source computes in real numbers."""
+        stated = self.program.types.get(operation.output)
+        if stated is None or isinstance(result, _Unknown):
+            return
+        tensor = result.tensor if isinstance(result, _Comparison) else result
+        sides = list(tensor.source_shape)
+        if "N" in tensor.axes and stated.shape:
+            place = tensor.axes.index("N")
+            sides[place] = stated.shape[place] or 1 if place < len(stated.shape) else 1
+        if not stated.fits(tuple(sides)):
+            raise ConversionError(
+                "bad-graph",
+                f"its result is read with shape {sides}, and the program states {list(stated.shape)}",
+                layer=self._layer(operation),
+            )
+        if isinstance(result, _Comparison) or stated.dtype == "float32":
+            return
+        if stated.dtype == "float64":
+            known = [value for name in operation.inputs if (value := self._constant(name)) is not None]
+            if any(value.dtype == np.float64 and (self._float32(value) != value).any() for value in known):
+                self.notes.append(
+                    f"layer {self._layer(operation)!r}: its constants are float64, and are read as float32"
+                )
+            return
+        if stated.dtype in ("float16", "bfloat16"):
+            raise _Unsupported(
+                f"it computes in {stated.dtype}, whose rounding the converted network does not have; convert "
+                "the network in float32 (model.float())"
+            )
+        ends = self._ends(tensor.node)
+        if operation.kind not in ("permute", "reshape", "flatten", "squeeze", "unsqueeze") and (
+            ends is None or not self._holds(stated.dtype, ends)
+        ):
+            raise _Unsupported(
+                f"it computes in {stated.dtype}, where numbers may wrap around; convert to float32 first "
+                "(x.float())"
+            )
+
+    @staticmethod
+    def _holds(dtype: str, ends: tuple[Fraction, Fraction]) -> bool:
+        """Whether an integer type holds both ends, which are whole."""
+        if np.dtype(dtype).kind not in "iu":
+            return False
+        limits = np.iinfo(computing_type(dtype))
+        return all(limits.min <= end <= limits.max and end.denominator == 1 for end in ends)
+
+    def _ends(self, name: str) -> tuple[Fraction, Fraction] | None:
+        """The two values of a tensor that is a sign times a factor plus an offset."""
+        nodes = {node.name: node for node in self.nodes}
+        factor, offset = Fraction(1), Fraction(0)
+        while isinstance(node := nodes[name], g.Linear):
+            slope, shift, divisor = node.factor, node.offset, node.divisor
+            if not isinstance(slope, Fraction) or not isinstance(shift, Fraction):
+                return None
+            if not isinstance(divisor, Fraction):
+                return None
+            offset += factor * shift
+            factor *= slope / divisor
+            name = node.inputs[0]
+        return (offset - factor, offset + factor) if isinstance(node, g.Sign) else None
 
     def _layer(self, operation: Operation) -> str:
         """What to call the layer of an operation."""
@@ -247,7 +331,11 @@ class _Translator:
     def _tensor(self, operation: Operation, index: int = 0) -> _Tensor:
         value = self.values.get(operation.inputs[index]) if index < len(operation.inputs) else None
         if isinstance(value, _Comparison):
-            raise _Unsupported("a comparison is used as a number; use torch.where(x >= 0, 1.0, -1.0)")
+            stated = self.program.types.get(operation.output)
+            if operation.kind not in ("add", "sub", "mul", "div") or stated is None or stated.dtype == "bool":
+                raise _Unsupported("a comparison is used as a number; use torch.where(x >= 0, 1.0, -1.0)")
+            at = replace(operation, output=operation.inputs[index])
+            value = self._step(at, value, Fraction(1), Fraction(0))
         if not isinstance(value, _Tensor):
             raise _Unsupported("its input does not depend on the image")
         return value
@@ -347,6 +435,8 @@ class _Translator:
         return self._linear(operation, x, factor=self._parameter(x, constant))
 
     def _div(self, operation: Operation) -> _Value:
+        if operation.attributes.get("rounding", "true") != "true":
+            raise _Unsupported(f"a division that rounds ({operation.attributes['rounding']})")
         x, constant, first = self._pair(operation)
         if constant is None or first:
             raise _Unsupported("a division by a tensor that depends on the image")
@@ -402,8 +492,8 @@ class _Translator:
             if value.shape != (channels,):
                 raise ConversionError(
                     "shape-mismatch",
-                    f"layer {self._layer(operation)!r}: {what} has {value.size} values for {channels} "
-                    "channels",
+                    f"{what} has {value.size} values for {channels} channels",
+                    layer=self._layer(operation),
                 )
             fields[what] = self._in_order(x, value)
         return self._emit(g.BatchNorm, operation, x, epsilon=operation.attributes["epsilon"], **fields)
@@ -437,6 +527,8 @@ class _Translator:
         if constant is None:
             raise _Unsupported("the comparison of two tensors that depend on the image")
         relation = operation.attributes["relation"]
+        if relation in ("eq", "ne"):
+            raise _Unsupported("a comparison for equality is no sign; compare by >= or >")
         if first:
             relation = {"ge": "le", "gt": "lt", "le": "ge", "lt": "gt"}[relation]
         return _Comparison(x, relation, constant)
@@ -446,19 +538,39 @@ class _Translator:
         if not isinstance(condition, _Comparison):
             raise _Unsupported("its condition is no comparison with a constant")
         ends = [self._constant(name) for name in operation.inputs[1:3]]
-        numbers = [None if e is None or e.size != 1 else float(np.float32(e.reshape(-1)[0])) for e in ends]
+        numbers = [
+            None if e is None or not e.size or (e != e.flat[0]).any() else float(np.float32(e.flat[0]))
+            for e in ends
+        ]
         yes, no = numbers
         if yes is None or no is None:
             raise _Unsupported("it chooses between anything but two numbers")
+        if not math.isfinite(yes) or not math.isfinite(no):
+            raise _Unsupported(f"it chooses between {yes} and {no}")
         return self._step(operation, condition, Fraction(yes), Fraction(no))
 
     def _cast(self, operation: Operation) -> _Value:
         value = self.values.get(operation.inputs[0])
+        dtype = operation.attributes["dtype"]
         if isinstance(value, _Comparison):
-            return self._step(operation, value, Fraction(1), Fraction(0))
-        if np.dtype(operation.attributes["dtype"]).kind != "f":
-            raise _Unsupported(f"a cast to {operation.attributes['dtype']}")
-        return self._tensor(operation)
+            return value if dtype == "bool" else self._step(operation, value, Fraction(1), Fraction(0))
+        x = self._tensor(operation)
+        if np.dtype(computing_type(dtype)).kind != "f":
+            ends = self._ends(x.node)
+            if ends is None or not self._holds(dtype, ends):
+                raise _Unsupported(f"a conversion of a tensor that depends on the image to {dtype}")
+        return x
+
+    def _reduced(self, operation: Operation) -> _Value:
+        x = self._tensor(operation)
+        axes = operation.attributes.get("axes")
+        places = range(len(x.axes)) if axes is None else [int(a) % len(x.axes) for a in axes]
+        what = {"mean": "mean", "sum": "sum", "variance": "variance"}[operation.kind]
+        if any(x.axes[place] == "N" for place in places):
+            raise _Unsupported(f"a {what} over the images of a batch: its answers depend on the batch")
+        raise _Unsupported(
+            f"{operation.kind}: a {what} over values that depend on the image does not convert"
+        )
 
     def _step(self, operation: Operation, condition: _Comparison, yes: Fraction, no: Fraction) -> _Value:
         """`yes` where the comparison holds, else `no`: a sign, then `scale * sign + offset`."""
@@ -534,9 +646,17 @@ class _Translator:
         return self._biased(operation, _Tensor(y.node, y.shape, "NCHW"))
 
     def _dense(self, operation: Operation) -> _Value:
+        if self._constant(operation.inputs[0]) is not None:
+            raise _Unsupported(
+                "a matrix product whose first factor is a constant and whose second depends on the image; "
+                "write it with the image's tensor first"
+            )
         x = self._tensor(operation)
         if x.axes != "NF":
-            raise _Unsupported("a dense layer on a plane; flatten it first")
+            raise _Unsupported(
+                "a dense layer on a plane, where it acts on the last axis alone; on a flattened plane it "
+                "converts"
+            )
         weight = self._weights(operation, 1, "weight")
         if weight.ndim != 2:
             raise _Unsupported(f"weights of shape {list(weight.shape)}")
@@ -544,8 +664,8 @@ class _Translator:
         if kernel.shape[0] != x.shape[0]:
             raise ConversionError(
                 "shape-mismatch",
-                f"layer {self._layer(operation)!r}: it takes {kernel.shape[0]} features, and its input has "
-                f"{x.shape[0]}",
+                f"it takes {kernel.shape[0]} features, and its input has {x.shape[0]}",
+                layer=self._layer(operation),
             )
         kernel = np.ascontiguousarray(self._in_order(x, kernel))
         signs, binary, scale = binarized(kernel, self._layer(operation), self.notes)
@@ -634,6 +754,8 @@ class _Translator:
     def _reshaped(self, operation: Operation, x: _Tensor, wanted: list[int]) -> _Tensor:
         source = x.source_shape
         sides = [source[i] if s == 0 and i < len(source) else s for i, s in enumerate(wanted)]
+        if sides and self.program.batch is not None and sides[0] == self.program.batch and x.axes[0] == "N":
+            sides[0] = 1  # the source is written down for so many images, and this is one of them
         total = math.prod(source)
         if sides.count(-1) == 1:
             rest = math.prod(s for s in sides if s != -1)
@@ -664,6 +786,7 @@ class _Translator:
     def _permute(self, operation: Operation) -> _Value:
         x = self._tensor(operation)
         axes = operation.attributes.get("axes") or tuple(range(len(x.axes)))[::-1]
+        axes = tuple(axis + len(x.axes) if axis < 0 else axis for axis in axes)
         if sorted(axes) != list(range(len(x.axes))) or axes[0] != 0:
             raise _Unsupported(f"a permutation {axes} that moves the batch")
         return _Tensor(x.node, x.shape, "".join(x.axes[a] for a in axes), x.order)
@@ -672,8 +795,11 @@ class _Translator:
         raise _Unsupported("a tensor that depends on the image is repeated")
 
     def _concat(self, operation: Operation) -> _Value:
-        if operation.attributes.get("axis") != 1 or any(
-            self._constant(n) is not None for n in operation.inputs
-        ):
+        axis = operation.attributes.get("axis", 0)
+        if any(self._constant(n) is not None for n in operation.inputs):
+            raise _Unsupported("a concatenation with constants")
+        tensors = [self._tensor(operation, i) for i in range(len(operation.inputs))]
+        places = {t.axes[axis] if -len(t.axes) <= axis < len(t.axes) else "" for t in tensors}
+        if not places <= {"C", "F"}:
             raise _Unsupported("only a concatenation of tensors along the channels is understood")
         return self._merged(operation, g.Concatenate)

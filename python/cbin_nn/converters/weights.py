@@ -35,7 +35,7 @@ def binarized(kernel: Array, layer: str, notes: list[str]) -> tuple[Array, bool,
     """
     if not np.isfinite(kernel).all():
         raise ConversionError(
-            "not-finite", f"layer {layer!r}: its weights hold NaN or infinite values; use another checkpoint"
+            "not-finite", "its weights hold NaN or infinite values; use another checkpoint", layer=layer
         )
     flat = np.abs(kernel.reshape(-1, kernel.shape[-1]).astype(np.float64))
     largest, smallest = flat.max(axis=0), flat.min(axis=0)

@@ -3,15 +3,17 @@ r"""From trained modules to a `.cbn` model, directly: no tracing, every paramete
 `to_graph` walks a network's modules in the order in which they run and maps each to a node of
 `cbin_nn.converters.graph`; `convert` lowers that graph, exactly. A network is a chain of the modules of
 `cbin_nn.train.layers`, `torch.nn` modules with a meaning on a board (BatchNorm, PReLU, max-pool, Flatten),
-`Sequential`s, and this package's classes whose children run in the order of their definition. Other networks
-go through `cbin_nn.convert`.
+`Sequential`s, and this package's classes whose children run in the order of their definition. A class that
+overrides the `forward` of one of these, and a module with hooks, is refused: its parameters would not say
+what it computes. Other networks go through `cbin_nn.convert`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,12 +35,22 @@ __all__ = ["convert", "convert_parameters", "load_parameters", "save_parameters"
 _CHAINS = (nn.Sequential, BinaryBlock, SmallCifar, RSign, RPReLU)
 
 
+def _is(module: nn.Module, *classes: type[nn.Module]) -> bool:
+    """Whether a module runs the `forward` of one of these classes, and nothing beside it."""
+    return any(isinstance(module, cls) and type(module).forward is cls.forward for cls in classes)
+
+
 def _leaves(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    if isinstance(module, _CHAINS):
-        for child_name, child in module.named_children():
+    """The modules in the order in which they run; one that runs twice comes twice."""
+    label = name or type(module).__name__.lower()
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise _refuse(label, f"a {type(module).__name__} with forward hooks", "remove its hooks")
+    if not _is(module, *_CHAINS):
+        yield label, module
+        return
+    for child_name, child in module._modules.items():  # `named_children` leaves repeated modules out
+        if child is not None:
             yield from _leaves(f"{name}.{child_name}" if name else child_name, child)
-    else:
-        yield name or type(module).__name__.lower(), module
 
 
 def _array(tensor: torch.Tensor | None, like: int = 0, value: float = 0.0) -> npt.NDArray[np.float32]:
@@ -66,7 +78,7 @@ def to_graph(
     reader = _Reader(name, shape)
     for layer, module in _leaves("", model):
         reader.add(layer, module)
-    return g.Graph(name, reader.nodes, reader.nodes[-1].name)
+    return g.Graph(name, reader.nodes, reader.nodes[-1].name, framework="torch")
 
 
 class _Reader:
@@ -82,27 +94,56 @@ class _Reader:
         self.nodes.append(node)
 
     def add(self, layer: str, module: nn.Module) -> None:
-        head: tuple[str, str, tuple[str, ...]] = (layer, layer, (self.nodes[-1].name,))
-        if isinstance(module, (BinaryConv2d, BinaryDepthwiseConv2d, BinaryLinear)):
-            self._binary(head, module)
-        elif isinstance(module, Shift):
-            self._push(g.Bias(*head, _array(module.bias)))
-        elif isinstance(module, nn.PReLU):
-            slope = _array(module.weight)
-            self._push(g.PReLU(*head, np.broadcast_to(slope, self.shape[-1:]).copy()))
-        elif isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
+        head: tuple[str, str, tuple[str, ...]] = (self._unique(layer), layer, (self.nodes[-1].name,))
+        if _is(module, BinaryConv2d, BinaryDepthwiseConv2d, BinaryLinear):
+            self._binary(head, cast(Any, module))
+        elif isinstance(module, Shift) and _is(module, Shift):
+            self._push(g.Bias(*head, self._features(_array(module.bias))))
+        elif isinstance(module, nn.PReLU) and _is(module, nn.PReLU):
+            slope = np.broadcast_to(_array(module.weight), self.shape[-1:]).copy()
+            self._push(g.PReLU(*head, self._features(slope)))
+        elif isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)) and _is(
+            module, nn.BatchNorm2d, nn.BatchNorm1d
+        ):
             self._batch_norm(head, module)
-        elif isinstance(module, nn.MaxPool2d):
+        elif isinstance(module, nn.MaxPool2d) and _is(module, nn.MaxPool2d):
             self._pool(head, module)
-        elif isinstance(module, Sign):
+        elif _is(module, Sign):
             self._push(g.Sign(*head))
-        elif isinstance(module, (Flatten, nn.Flatten)):
-            self.flattened = self.shape if len(self.shape) == 3 else None
-            self._push(g.Flatten(*head))
-        elif isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d)):
+        elif _is(module, Flatten):
+            self._flatten(head)
+        elif isinstance(module, nn.Flatten) and _is(module, nn.Flatten):
+            if module.start_dim != 1 or module.end_dim not in (-1, len(self.shape)):
+                ends = f"start_dim={module.start_dim}, end_dim={module.end_dim}"
+                raise _refuse(layer, f"a Flatten with {ends}", "flatten from axis 1 to the last one")
+            self._flatten(head)
+        elif _is(module, nn.Identity, nn.Dropout, nn.Dropout2d):
             self._push(g.Identity(*head))
         else:
-            raise _refuse(layer, f"a {type(module).__name__}", "use the modules of cbin_nn.train")
+            remedy = "use the modules of cbin_nn.train, or cbin_nn.convert(module, input_shape=...)"
+            raise _refuse(layer, f"a {type(module).__name__}", remedy)
+
+    def _unique(self, name: str) -> str:
+        """A tensor's name; a module that runs again gives another tensor."""
+        taken = {node.name for node in self.nodes}
+        unique, count = name, 1
+        while unique in taken:
+            count += 1
+            unique = f"{name}_{count}"
+        return unique
+
+    def _features(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Values of each feature (last axis) of a flattened plane, from torch's order, CHW, to HWC."""
+        if self.flattened is None or values.shape[-1] != math.prod(self.flattened):
+            return values
+        height, width, channels = self.flattened
+        planes = values.reshape(*values.shape[:-1], channels, height, width)
+        return np.ascontiguousarray(np.moveaxis(planes, -3, -1)).reshape(values.shape)
+
+    def _flatten(self, head: tuple[str, str, tuple[str, ...]]) -> None:
+        if len(self.shape) == 3:
+            self.flattened = self.shape
+        self._push(g.Flatten(*head))
 
     def _binary(
         self,
@@ -111,6 +152,10 @@ class _Reader:
     ) -> None:
         if not module.binarize:
             raise _refuse(head[1], "a layer with binarize off", "switch it on: set_binarize(model, True)")
+        if not bool(torch.isfinite(module.weight).all()):
+            raise ConversionError(
+                "not-finite", "its weights hold NaN or infinite values; use another checkpoint", layer=head[1]
+            )
         factor = module.filter_scale()
         scale = None if factor is None else _array(factor)
         if isinstance(module, QuantizedConv2d):
@@ -127,12 +172,8 @@ class _Reader:
             depthwise = isinstance(module, BinaryDepthwiseConv2d)
             self._push(g.Conv2D(*head, kernel, window, binary, scale, depthwise=depthwise))
             return
-        if self.flattened is not None:  # from torch's CHW order of features to HWC
-            height, width, channels = self.flattened
-            kernel = (
-                kernel.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(len(kernel), -1)
-            )
-            self.flattened = None
+        kernel = self._features(kernel)
+        self.flattened = None
         self._push(g.Dense(*head, np.ascontiguousarray(kernel.T), binary, scale))
 
     def _batch_norm(
@@ -144,10 +185,10 @@ class _Reader:
         self._push(
             g.BatchNorm(
                 *head,
-                _array(module.weight, count, 1.0),
-                _array(module.bias, count, 0.0),
-                _array(module.running_mean),
-                _array(module.running_var),
+                self._features(_array(module.weight, count, 1.0)),
+                self._features(_array(module.bias, count, 0.0)),
+                self._features(_array(module.running_mean)),
+                self._features(_array(module.running_var)),
                 float(module.eps),
             )
         )
@@ -168,7 +209,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _refuse(layer: str, what: str, remedy: str) -> ConversionError:
-    return ConversionError("unsupported-layer", f"layer {layer!r}: {what} has no counterpart here; {remedy}")
+    return ConversionError("unsupported-layer", f"{what} has no counterpart here", layer=layer, advice=remedy)
 
 
 def convert(

@@ -1,0 +1,89 @@
+"""What can't be converted, collected: one error that names everything.
+
+Readers and lowering go on after a refusal as far as they can, so that a person sees all of it at once. Equal
+reasons are told once, with the layers that they hold for (`Reshape: layers 'a', 'b' and 12 more: ...`), and
+so is equal advice, at the end. The text has at most some twenty lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ConversionError
+
+__all__ = ["Problem", "together"]
+
+#: Groups that are told; further ones are counted.
+_MOST_GROUPS = 14
+#: Layers of a group that are named.
+_MOST_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that can't be converted."""
+
+    #: What is wrong, without a subject; alike for all layers where it is the same.
+    reason: str
+    slug: str = "unsupported-layer"
+    #: The source's name of the layer; empty where the whole network is meant.
+    layer: str = ""
+    #: The source's kind of layer or operator, for instance "Reshape"; may be empty.
+    kind: str = ""
+    #: What to do; may be empty.
+    advice: str = ""
+
+    @staticmethod
+    def of(error: ConversionError) -> Problem:
+        """The problem that an error tells."""
+        return Problem(error.reason, error.slug, error.layer, error.kind, error.advice)
+
+    def error(self) -> ConversionError:
+        """This problem alone as an error."""
+        return ConversionError(self.slug, self.reason, layer=self.layer, kind=self.kind, advice=self.advice)
+
+
+def together(problems: Sequence[Problem]) -> ConversionError:
+    """One error that tells all of `problems`, of which there is at least one.
+
+    Returns:
+        The error: one line for one problem, else a line for each group of equal ones. Its slug is theirs
+        where they share it, else "unsupported-layer".
+    """
+    unique = list(dict.fromkeys(problems))
+    if len(unique) == 1:
+        return unique[0].error()
+    groups: dict[tuple[str, str], list[Problem]] = {}
+    for problem in unique:
+        groups.setdefault((problem.kind, problem.reason), []).append(problem)
+    lines = [f"{len(unique)} things can't be converted:"]
+    for group in list(groups.values())[:_MOST_GROUPS]:
+        lines.append(f"- {_subject(group)}{group[0].reason}")
+    left = list(groups.values())[_MOST_GROUPS:]
+    if left:
+        kinds = list(dict.fromkeys(group[0].kind for group in left if group[0].kind))
+        named = f" ({', '.join(kinds[:8])}{' ...' if len(kinds) > 8 else ''})" if kinds else ""
+        lines.append(f"- and {sum(map(len, left))} more{named}")
+    shown = [group[0].advice for group in list(groups.values())[:_MOST_GROUPS]]
+    lines += [_sentence(advice) for advice in dict.fromkeys(filter(None, shown))][:4]
+    slugs = {problem.slug for problem in unique}
+    return ConversionError.of_lines(slugs.pop() if len(slugs) == 1 else "unsupported-layer", lines)
+
+
+def _subject(group: Sequence[Problem]) -> str:
+    """`Reshape: layers 'a', 'b', 'c' and 12 more: `, `layer 'a' (Reshape): `, or nothing."""
+    kind = group[0].kind
+    names = list(dict.fromkeys(problem.layer for problem in group if problem.layer))
+    if not names:
+        return f"{kind}: " if kind else ""
+    if len(names) == 1:
+        return f"layer {names[0]!r}" + (f" ({kind}): " if kind else ": ")
+    more = len(names) - _MOST_LAYERS
+    told = [repr(name) for name in names[: _MOST_LAYERS if more > 1 else _MOST_LAYERS + 1]]
+    listed = f"{', '.join(told)} and {more} more" if more > 1 else f"{', '.join(told[:-1])} and {told[-1]}"
+    return f"{kind}: layers {listed}: " if kind else f"layers {listed}: "
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")
