@@ -483,7 +483,7 @@ class _Judge:
         mine = integers * self.model.output_scale
         self.images += len(part)
         self.agree += int((mine.argmax(axis=1) == theirs.argmax(axis=1)).sum())
-        if self.framework is None or not self._ends_in_softmax():
+        if mine.shape == theirs.shape and (self.framework is None or not self._ends_in_softmax()):
             error = float(np.abs(mine - theirs).max())
             self.logit_error = error if self.logit_error is None else max(error, self.logit_error)
 
@@ -500,11 +500,12 @@ class _Judge:
         from .converters.evaluate import logits_of, near_tie, walk
 
         given: dict[str, Floats] = {}
+        rounding: Mapping[str, float] = {}
         outputs: Floats | None = None
         if self.framework is not None:
             pixels = self.meaning.pixels(part)
             run = self.framework.run(pixels)
-            given = self.meaning.tensors(run, pixels)
+            given, rounding = self.meaning.tensors(run, pixels), run.rounding
             outputs = np.asarray(run.outputs, np.float64).reshape(len(run.outputs), -1)
             if begin == 0:
                 again = self.meaning.tensors(self.framework.run(pixels), pixels)
@@ -520,7 +521,7 @@ class _Judge:
                     wrong = ~(np.abs(value - found.value) <= _FLOAT32)
                     self._count(node.name).add(wrong, near_tie(inputs[0]), begin)
                 else:
-                    wrong, largest = _numbers_differ(value, found)
+                    wrong, largest = _numbers_differ(value, found, rounding.get(node.name, _FLOAT32))
                     self._count(node.name).add(wrong, np.zeros_like(wrong), begin, largest)
             if node.name in self.signs:
                 theirs = (found.value if value is None else value) >= 0
@@ -624,10 +625,10 @@ class _Judge:
         )
 
 
-def _numbers_differ(theirs: Floats, ours: Numbers) -> tuple[Bools, float]:
-    """(where two tensors differ by more than float32 rounds, the largest difference by what is allowed)."""
+def _numbers_differ(theirs: Floats, ours: Numbers, rounding: float) -> tuple[Bools, float]:
+    """(where they differ by more than `rounding` explains, the largest difference by what is allowed)."""
     with np.errstate(invalid="ignore", over="ignore"):
-        allowed = _FLOAT32 * np.maximum(ours.size, np.maximum(np.abs(ours.value), np.abs(theirs)))
+        allowed = rounding * np.maximum(ours.size, np.abs(ours.value))
         allowed = np.maximum(allowed, np.finfo(np.float32).tiny)
         off = np.abs(theirs - ours.value)
         wrong = np.asarray(~(off <= allowed))
@@ -641,8 +642,10 @@ def _anchored(graph: g.Graph, operators: Sequence[OperatorReport]) -> dict[str, 
 
     nodes = {node.name: node for node in graph.nodes}
     found = {}
+    bound = None
     for operator in operators:
-        if operator.bound is None or not operator.tensor:
+        bound = operator.bound if operator.bound is not None else bound
+        if bound is None or not operator.tensor:  # a convolution whose pool is the next operator
             continue
         name = operator.tensor
         while not isinstance(nodes[name], (g.Conv2D, g.Dense)) and nodes[name].inputs:
@@ -650,7 +653,8 @@ def _anchored(graph: g.Graph, operators: Sequence[OperatorReport]) -> dict[str, 
             if isinstance(nodes[before], (g.Sign, g.Input)):  # bits of the image itself
                 break
             name = before
-        found[name] = operator.bound
+        found[name] = bound
+        bound = None
     return found
 
 
