@@ -262,8 +262,8 @@ def verify(
 ) -> None:
     """Compare MODEL with the SOURCE that it was converted from, layer by layer.
 
-    Exit status 1 where a layer differs that should not: on its own input, near-ties and
-    approximated layers aside.
+    The reading of SOURCE is judged by its framework, the conversion by exact arithmetic. Exit
+    status 1 where either differs beyond near-ties and stated bounds, or can't be judged.
     """
     from .model import load
     from .verification import verify as run_verify

@@ -13,8 +13,8 @@ difference is found where it begins and is not passed on:
 What differs from end to end (bits, logits, classes) stands beside them and decides nothing: a near-tie that
 falls the other way changes what follows, and nobody is to blame.
 
-The reader is judged where the source's framework is installed and runs the source. A framework that gives other
-values when it is run again can't judge.
+The reader is judged where the source's framework is installed and runs the source. A framework that gives
+other values when it is run again can't judge.
 """
 
 from __future__ import annotations
@@ -478,12 +478,12 @@ class _Judge:
         if results.dtype.kind == "f":  # the host's scaling of what a board sends
             self.same &= bool(np.array_equal(results, self.model.dequantize(integers)))
         bits = {name: taps[o.name] > 0 for name, o in self.operators.items() if o is not self.head}
-        theirs = self._read(part, begin, bits)
-        self._convert(part, begin, bits, integers)
+        near = self._convert(part, begin, bits, integers)
+        theirs = self._read(part, begin, bits, near)
         mine = integers * self.model.output_scale
         self.images += len(part)
         self.agree += int((mine.argmax(axis=1) == theirs.argmax(axis=1)).sum())
-        if self.framework is None or not self._ends_in_softmax():
+        if mine.shape == theirs.shape and (self.framework is None or not self._ends_in_softmax()):
             error = float(np.abs(mine - theirs).max())
             self.logit_error = error if self.logit_error is None else max(error, self.logit_error)
 
@@ -494,17 +494,18 @@ class _Judge:
 
     # -- the reader, and what differs from end to end
 
-    def _read(self, part: Array, begin: int, bits: Mapping[str, Bools]) -> Floats:
-        """Judges the reading of the source; returns the source's outputs."""
+    def _read(self, part: Array, begin: int, bits: Mapping[str, Bools], near: Mapping[str, Bools]) -> Floats:
+        """Judges the reading of the source; returns the source's outputs. `near`: near-ties of its signs."""
         from .converters import graph as g
         from .converters.evaluate import logits_of, near_tie, walk
 
         given: dict[str, Floats] = {}
+        rounding: Mapping[str, float] = {}
         outputs: Floats | None = None
         if self.framework is not None:
             pixels = self.meaning.pixels(part)
             run = self.framework.run(pixels)
-            given = self.meaning.tensors(run, pixels)
+            given, rounding = self.meaning.tensors(run, pixels), run.rounding
             outputs = np.asarray(run.outputs, np.float64).reshape(len(run.outputs), -1)
             if begin == 0:
                 again = self.meaning.tensors(self.framework.run(pixels), pixels)
@@ -520,12 +521,12 @@ class _Judge:
                     wrong = ~(np.abs(value - found.value) <= _FLOAT32)
                     self._count(node.name).add(wrong, near_tie(inputs[0]), begin)
                 else:
-                    wrong, largest = _numbers_differ(value, found)
+                    wrong, largest = _numbers_differ(value, found, rounding.get(node.name, _FLOAT32))
                     self._count(node.name).add(wrong, np.zeros_like(wrong), begin, largest)
             if node.name in self.signs:
                 theirs = (found.value if value is None else value) >= 0
                 mine = bits[node.name].reshape(theirs.shape)
-                self.ends[node.name].add(theirs != mine, near_tie(inputs[0]), begin)
+                self.ends[node.name].add(theirs != mine, near[node.name], begin)
             if outputs is None and node.name == head:
                 result = found.value.reshape(len(part), -1)
         return result if outputs is None else outputs
@@ -535,10 +536,13 @@ class _Judge:
 
     # -- the conversion
 
-    def _convert(self, part: Array, begin: int, bits: Mapping[str, Bools], integers: Array) -> None:
-        """Judges the model on its own tensors."""
-        from .converters.evaluate import walk
+    def _convert(
+        self, part: Array, begin: int, bits: Mapping[str, Bools], integers: Array
+    ) -> dict[str, Bools]:
+        """Judges the model on its own tensors; returns the near-ties of its signs."""
+        from .converters.evaluate import near_tie, walk
 
+        near: dict[str, Bools] = {}
         given = {name: np.where(found, 1.0, -1.0) for name, found in bits.items()}
         for node, inputs, found in walk(self.graph, part, given, self.errors):
             operator = self.operators.get(node.name)
@@ -547,13 +551,15 @@ class _Judge:
             count = self.conversion[node.name]
             if operator is self.head:
                 count.add(*self._outputs(found, integers), begin)
-                return
+                break
             wrong = (found.value >= 0) != bits[node.name].reshape(found.value.shape)
             argument = inputs[0] if node.name in self.signs else found
             size = np.abs(argument.value)
             # An exact 0 is decided: a tie. What is close to it is not, by float64.
             slack = argument.error + _FLOAT64 * argument.size * (size > 0)
             count.add(wrong, (size <= slack) & (slack > 0), begin)
+            near[node.name] = near_tie(argument)
+        return near
 
     def _outputs(self, found: Numbers, integers: Array) -> tuple[Bools, Bools]:
         """(outputs that are not the rounded logits, where the stated bounds explain that)."""
@@ -619,10 +625,10 @@ class _Judge:
         )
 
 
-def _numbers_differ(theirs: Floats, ours: Numbers) -> tuple[Bools, float]:
-    """(where two tensors differ by more than float32 rounds, the largest difference by what is allowed)."""
+def _numbers_differ(theirs: Floats, ours: Numbers, rounding: float) -> tuple[Bools, float]:
+    """(where they differ by more than `rounding` explains, the largest difference by what is allowed)."""
     with np.errstate(invalid="ignore", over="ignore"):
-        allowed = _FLOAT32 * np.maximum(ours.size, np.maximum(np.abs(ours.value), np.abs(theirs)))
+        allowed = rounding * np.maximum(ours.size, np.abs(ours.value))
         allowed = np.maximum(allowed, np.finfo(np.float32).tiny)
         off = np.abs(theirs - ours.value)
         wrong = np.asarray(~(off <= allowed))
@@ -631,14 +637,15 @@ def _numbers_differ(theirs: Floats, ours: Numbers) -> tuple[Bools, float]:
 
 
 def _anchored(graph: g.Graph, operators: Sequence[OperatorReport]) -> dict[str, Floats]:
-    """The bounds of approximated operators, by the tensor of the graph that they are bounds of: the sums of the
-    layer."""
+    """The bounds of approximated operators, by the tensor of the graph that they hold for: a layer's sums."""
     from .converters import graph as g
 
     nodes = {node.name: node for node in graph.nodes}
     found = {}
+    bound = None
     for operator in operators:
-        if operator.bound is None or not operator.tensor:
+        bound = operator.bound if operator.bound is not None else bound
+        if bound is None or not operator.tensor:  # a convolution whose pool is the next operator
             continue
         name = operator.tensor
         while not isinstance(nodes[name], (g.Conv2D, g.Dense)) and nodes[name].inputs:
@@ -646,7 +653,8 @@ def _anchored(graph: g.Graph, operators: Sequence[OperatorReport]) -> dict[str, 
             if isinstance(nodes[before], (g.Sign, g.Input)):  # bits of the image itself
                 break
             name = before
-        found[name] = operator.bound
+        found[name] = bound
+        bound = None
     return found
 
 

@@ -50,9 +50,10 @@ def write_answers(name: str, graph: g.Graph, run: FrameworkRun, images: np.ndarr
     arrays: dict[str, Any] = {"images": images, "outputs": run.outputs.astype(np.float32)}
     signs = [node for node in graph.nodes if isinstance(node, g.Sign)]
     for i, node in enumerate(signs):
-        if node.name in run.bits:
-            arrays[f"bits_{i}"] = np.packbits(run.bits[node.name])
-            arrays[f"shape_{i}"] = np.array(run.bits[node.name].shape)
+        if node.name in run.values:
+            bits = run.values[node.name] >= 0
+            arrays[f"bits_{i}"] = np.packbits(bits)
+            arrays[f"shape_{i}"] = np.array(bits.shape)
     np.savez_compressed(TARGET / f"{name}.npz", **arrays)
 
 
@@ -145,7 +146,10 @@ def brevitas_fixtures() -> None:
     path.with_suffix(".onnx.data").unlink()
     graph = read_source(path)
     nodes = [node for node in graph.nodes if isinstance(node, g.Sign)]
-    found = {node.name: value.transpose(0, 2, 3, 1) for node, value in zip(nodes, bits, strict=False)}
+    found = {
+        node.name: np.where(value.transpose(0, 2, 3, 1), 1.0, -1.0)
+        for node, value in zip(nodes, bits, strict=False)
+    }
     write_answers("brevitas", graph, FrameworkRun("brevitas", outputs, found), images)
 
 

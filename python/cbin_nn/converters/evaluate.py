@@ -188,7 +188,7 @@ def _step(node: g.Node, inputs: list[Numbers]) -> Numbers:
     if isinstance(node, (g.Conv2D, g.Dense)):
         size = np.maximum(np.abs(value), x.size)
         if node.binary and np.all(size == 1):
-            # A sum of K signs does not round; a framework that works in blocks is off by some of its deviation.
+            # A sum of K signs is whole; a framework that transforms blocks is off by a part of its deviation.
             size = np.sqrt(float(np.prod(node.kernel.shape[:-1]))) * (
                 np.ones(1) if node.scale is None else np.abs(node.scale.astype(np.float64))
             )

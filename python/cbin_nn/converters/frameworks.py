@@ -5,14 +5,15 @@ r"""A source run by its own framework, with the tensors that the graph has too: 
 |---|---|---|
 | `.pt2`, live torch module | torch, node by node of the exported program | the node's name |
 | ONNX, QONNX | `onnx_run`, the ONNX project's evaluator in NumPy | its name |
-| Keras file, SavedModel, live Keras model | Keras (and Larq, for its layers), eagerly | the *call* that makes it |
+| Keras file, SavedModel, live Keras model | Keras and Larq, eagerly | the *call* that makes it |
 
 A Keras layer may be called several times, also in models inside models. So every call is recorded while the
 model runs, with the tensors that it takes and makes, and a call of the graph (`graph.Call`) is the one with
 its name that takes the same tensors.
 
-To load a `.pt2` or Keras file into its framework is to trust it as that framework does; `convert` itself never
-does. A live model is as it was before: nothing stays patched, no flag, no random state of torch is changed.
+To load a `.pt2` or Keras file into its framework is to trust it as that framework does; `convert` itself
+never does. A live model is as it was before: nothing stays patched, no flag and no random state of torch is
+changed.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ __all__ = ["Framework", "FrameworkRun", "open_framework", "run_framework"]
 Array = npt.NDArray[Any]
 Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
+#: What rounding to a type of 16 bits explains, relative to the terms of a sum: 16 units in the last place.
+_HALF = {"float16": 2.0**-7, "bfloat16": 2.0**-4}
+
 #: Images that a framework takes at once where the source leaves the batch open.
 _BATCH = 64
 
@@ -52,6 +56,8 @@ class FrameworkRun:
     outputs: Array
     #: Tensor of the graph -> its values there, float64, in the graph's layout; the output is among them.
     values: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    #: Those that the framework rounds to 16 bits, and what that explains, relative to the terms of a sum.
+    rounding: dict[str, float] = field(default_factory=dict)
 
 
 class Framework:
@@ -64,20 +70,29 @@ class Framework:
         self.graph = graph
         #: Tensors of the source that the graph has too.
         self.wanted = {origin.key for origin in graph.origins.values()}
+        #: The type of those whose values are handed on in a wider one.
+        self.types: dict[str, str] = {}
 
     def run(self, images: Images) -> FrameworkRun:
         """Run on images `[N, H, W, C]`, fed as they are (u8 as 0..255), N at least 1."""
         graph = self.graph
         outputs, seen = self._run(self._source_layout(images))
         run = FrameworkRun(self.name, outputs)
-        for name, origin in graph.origins.items():
-            if origin.key in seen and len(seen[origin.key]) == len(images):
-                value = origin.in_graph(seen[origin.key])
-                if value[0].size == np.prod(graph.shapes[name]):
-                    run.values[name] = value.reshape(len(images), *graph.shapes[name])
-        if len(outputs) == len(images) and outputs[0].size == np.prod(graph.shapes[graph.output]):
-            shape = (len(images), *graph.shapes[graph.output])
-            run.values[graph.output] = np.asarray(outputs, np.float64).reshape(shape)
+        flat = g.Origin("", "NF")
+        found = {name: (origin, seen.get(origin.key)) for name, origin in graph.origins.items()}
+        for name, (origin, value) in {**found, graph.output: (flat, outputs)}.items():
+            if value is None or not value.ndim or len(value) != len(images):
+                continue
+            shape = graph.shapes[name]
+            copies = 2 if origin.twice else 1
+            # A tensor of another shape than was read can't be compared; what follows it is.
+            fits = origin.axes in ("", "NF") or value.ndim == len(origin.axes)
+            if not fits or value[0].size * copies != np.prod(shape):
+                continue
+            run.values[name] = origin.in_graph(value).reshape(len(images), *shape)
+            type_ = self.types.get(origin.key, value.dtype.name)
+            if type_ in _HALF:
+                run.rounding[name] = _HALF[type_]
         return run
 
     def _run(self, batch: Array) -> tuple[Array, dict[str, Array]]:
@@ -177,16 +192,17 @@ class _Torch(Framework):
         torch, wanted = self.torch, self.wanted
         seen: dict[str, list[Array]] = {}
 
-        def array(value: Any) -> Array:
+        def array(value: Any, name: str = "") -> Array:
             # A copy: an operation in place may change the tensor later.
-            found = value.detach().to("cpu", torch.float64 if value.dtype == torch.float64 else torch.float32)
-            return np.array(found.numpy())
+            self.types[name] = str(value.dtype).removeprefix("torch.")
+            wide = torch.float64 if value.dtype == torch.float64 else torch.float32
+            return np.array(value.detach().to("cpu", wide).numpy())
 
         class Watch(torch.fx.Interpreter):  # type: ignore[misc, name-defined]
             def run_node(self, n: Any) -> Any:
                 value = super().run_node(n)
                 if n.name in wanted and isinstance(value, torch.Tensor):
-                    seen.setdefault(n.name, []).append(array(value))
+                    seen.setdefault(n.name, []).append(array(value, n.name))
                 return value
 
         watch, outputs = Watch(self.module), []
@@ -267,13 +283,19 @@ class _Keras(Framework):
         outputs: list[Array] = []
         seen: dict[str, list[Array]] = {}
         for begin in range(0, len(batch), _BATCH):
-            image = _tensor(self.model, batch[begin : begin + _BATCH])
+            image = _tensor(self.model, self._shaped(batch[begin : begin + _BATCH]))
             with _recording(self.called, self.model) as calls:
                 result = self.model(image, training=False)
             outputs.append(_array(_only(result)))
             for key, value in self._values(calls, image).items():
                 seen.setdefault(key, []).append(value)
         return np.concatenate(outputs), {key: np.concatenate(parts) for key, parts in seen.items()}
+
+    def _shaped(self, batch: Array) -> Array:
+        """The batch in the shape of the model's own input, which may be flat or have no channels."""
+        shape = tuple(self.model.inputs[0].shape)[1:]
+        fixed = all(isinstance(side, int) for side in shape) and np.prod(shape) == batch[0].size
+        return batch.reshape(len(batch), *shape) if fixed else batch
 
     def _values(self, calls: list[_Recorded], image: Any) -> dict[str, Array]:
         """The wanted tensors of one batch."""

@@ -100,8 +100,8 @@ class OperatorReport:
     #: The source's sign whose bits are this operator's output; empty for a pool of bits, and for the last
     # layer.
     sign: str = ""
-    #: The tensor of `ConversionReport.graph` that this operator's output stands for; empty where there is none,
-    #: as for a convolution whose pool was kept apart.
+    #: The tensor of `ConversionReport.graph` that this operator's output stands for; empty where there is
+    #: none, as for a convolution whose pool was kept apart.
     tensor: str = ""
     #: What the approximations come to: how far each filter's sum, in the source's units, can be off, shape
     #: (filters,); None is nowhere. Input offsets that are read within float32 rounding count too.
