@@ -1,7 +1,7 @@
 """Small networks around one aten operator, with one argument of its schema set to values of its own.
 
-The operators are those of the reader's table, and the arguments those of torch's own schemas. Each network has
-the operator in one place:
+The operators are those of the reader's table, and the arguments those of torch's own schemas. Each network
+has the operator in one place:
 
 - `plane`: on real numbers before a sign; `added`: its result is added to them; `sign`: it makes the bits;
 - `comparison`: its result is the condition of the sign; `condition`: it takes the comparison;
@@ -15,7 +15,12 @@ the operator in one place:
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import lzma
+import tarfile
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -591,7 +596,8 @@ def shown(value: Any) -> str:
 def cases(thin: bool = False) -> Iterator[Case]:
     """Every operator of the table, with what it needs alone, then with each argument set to each value.
 
-    `thin` keeps two values of an argument among parameters, and one in the first other place.
+    `thin` keeps one value of an argument among parameters and one in the first other place, and of an
+    argument that the reader takes to be inert one in all.
     """
     table = specs()
     assert set(table) == set(OPERATORS), set(table) ^ set(OPERATORS)
@@ -603,7 +609,8 @@ def cases(thin: bool = False) -> Iterator[Case]:
             counts: Counter[str] = Counter()
             for case in _of_place(key, spec, place):
                 counts[case.argument] += 1
-                if not thin or counts[case.argument] <= (2 if place == "weights" else 1):
+                inert = case.argument in OPERATORS[key].signature.inert
+                if not thin or (counts[case.argument] == 1 and not (inert and place != spec.places[0])):
                     yield case
 
 
@@ -615,14 +622,12 @@ def _of_place(key: str, spec: Spec, place: str) -> Iterator[Case]:
         own = drawn(subject, "weights", "subject") if place == "weights" else None
         return Case(key, place, argument, value, arguments, own)
 
-    yield case("", "", spec.base, spec.subject)
     names = [argument.name for argument in schema if argument.name not in spec.base]
     filled = next((name for name in SUBJECTS if name in names), "")
+    yield case(filled, spec.subject if place == "weights" else "the network's own", spec.base, spec.subject)
     if place == "weights" and filled:
         for kind in spec.subjects:
             yield case(filled, kind, spec.base, kind)
-    elif filled:
-        yield case(filled, "the image's tensor", spec.base, spec.subject)
     for argument in schema:
         for value in spec.values.get(argument.name, BY_NAME.get(argument.name, [])):
             scalar = value if isinstance(value, (int, bool)) else None
@@ -707,3 +712,75 @@ def exported(network: Any) -> Any:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         return torch.export.export(network, (torch.zeros(1, *INPUT),))
+
+
+def sources(case: Case, network: Any) -> Iterator[tuple[str, Any]]:
+    """(route, exported program): as exported, and for a share of the cases also behind `run_decompositions`.
+
+    Nothing where torch can't export the network, as with a shape that depends on values.
+    """
+    try:
+        program = exported(network)
+    except Exception:
+        return
+    yield "export", program
+    if case.value == "the network's own" or _number(case) % 4 == 0:
+        yield "decomposed", program.run_decompositions()
+
+
+def _number(case: Case) -> int:
+    return int(hashlib.sha256(case.name.encode()).hexdigest()[:8], 16)
+
+
+# ------------------------------------------------------------------------------------------------
+# the fixture
+
+
+def write_fixture() -> None:
+    """One solid archive of `.pt2` files (in which equal weights are stored once), and torch's answers.
+
+    Half of the thin cases, of every operator at least one. An answer is float32; what is refused has none.
+    """
+    answers: dict[str, np.ndarray] = {"images": IMAGES}
+    content = io.BytesIO()
+    kept: set[str] = set()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for case in cases(thin=True):
+            if case.key in kept and _number(case) % 2:
+                continue
+            found = torch_answers(case)
+            if isinstance(found, str):
+                continue
+            network, expected = found
+            for route, program in sources(case, network):
+                outcome = judge(program, expected, case.key)
+                assert outcome.kind != "wrong", case.name
+                name = f"{case.name} ({route})"
+                kept.add(case.key)
+                answers[f"{outcome.kind}: {name}"] = expected
+                for member, data in members(program):
+                    entry = tarfile.TarInfo(f"{name}|{member}")
+                    entry.size = len(data)
+                    archive.addfile(entry, io.BytesIO(data))
+    FIXTURE.mkdir(exist_ok=True)
+    (FIXTURE / "torch.tar.xz").write_bytes(lzma.compress(content.getvalue(), preset=9 | lzma.PRESET_EXTREME))
+    np.savez_compressed(FIXTURE / "torch.npz", **answers)
+
+
+def members(program: Any) -> Iterator[tuple[str, bytes]]:
+    """What a `.pt2` file of a program holds, without what no reader needs: samples, stack traces, padding."""
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    with zipfile.ZipFile(buffer) as archive:
+        for name in archive.namelist():
+            if "/models/" in name and name.endswith(".json"):
+                record = json.loads(archive.read(name))
+                for node in record["graph_module"]["graph"]["nodes"]:
+                    node["metadata"] = {}
+                yield name, json.dumps(record, separators=(",", ":")).encode()
+            elif ("/data/" in name and "sample_inputs" not in name) or name.endswith("byteorder"):
+                yield name, archive.read(name)
+
+
+if __name__ == "__main__":
+    write_fixture()

@@ -271,8 +271,8 @@ _BATCH = {
     ),
 }
 _BY_BATCH = (
-    "it normalises by the statistics of the batch: its answers depend on the batch; call model.eval() before "
-    "the export, and keep running statistics (track_running_stats=True)"
+    "it normalises by statistics of the images that it is given: its answers depend on the batch; call "
+    "model.eval() before the export, and keep running statistics (track_running_stats=True)"
 )
 _BY_IMAGE = "it normalises by each image's own statistics, which no operator here computes; use BatchNorm"
 _REASONS = {
