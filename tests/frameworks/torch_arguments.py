@@ -252,7 +252,7 @@ BY_NAME: dict[str, list[Any]] = {
     "ceil_mode": [True],
     "half_to_float": [True],
     "generator": [None],
-    "groups": [2, 4],
+    "groups": [4, 2],
     "transposed": [True],
     "output_padding": [[1, 1]],
     "correction": [0, 2, 1.5, None],
@@ -263,7 +263,7 @@ BY_NAME: dict[str, list[Any]] = {
 
 
 #: (operator, argument, value) -> what else must change for torch to take the value.
-together: dict[tuple[str, str, Any], dict[str, Any]] = {}
+together: dict[tuple[str, str, str], dict[str, Any]] = {}
 
 
 def specs() -> dict[str, Spec]:
@@ -303,7 +303,8 @@ def specs() -> dict[str, Spec]:
     add("floor_divide.Scalar remainder.Scalar", *unary, base={"other": 2.5}, other=numbers)
     add("maximum.default minimum.default", *unary, base={"other": "one"}, other=[*OPERANDS, *KINDS])
     add("pow.Tensor_Scalar", *real, base={"exponent": 2}, subject="positive", exponent=[3, 0.5, -1, 0])
-    add("pow.Tensor_Tensor", *real, base={"exponent": "integer"}, subject="positive")
+    powers = ["full", "integers", "one"]
+    add("pow.Tensor_Tensor", *real, base={"exponent": "integer"}, subject="positive", exponent=powers)
     scalar_first = {"self": 2, "exponent": "full"}
     add(
         "pow.Scalar",
@@ -374,18 +375,20 @@ def specs() -> dict[str, Spec]:
 
     window = {"weight": "kernel"}
     paddings = {
-        "padding": [1, [1, 0], [0, 2]],
-        "stride": [2, [1, 2]],
-        "dilation": [2, [1, 2]],
+        "padding": [[1, 0], [1, 1], [0, 2]],
+        "stride": [[1, 2], [2, 2]],
+        "dilation": [[1, 2], [2, 2]],
         "bias": ["bias"],
     }
     add("conv2d.default", "bits", base=window, **paddings, weight=["kernel 1x2", "real kernel"])
     words = {**paddings, "padding": ["same", "valid"], "weight": ["kernel 1x2", "kernel 2x2", "real kernel"]}
     words["stride"] = [[1, 2], [2, 2]]
     for key in ("conv2d.default", "conv2d.padding", "convolution.default"):
-        together[key, "groups", 4] = {"weight": "kernel of 4"}
-        together[key, "groups", 2] = {"weight": "kernel of 2"}
-    together["convolution.default", "transposed", True] = {"weight": "kernel across"}
+        together[key, "groups", "4"] = {"weight": "kernel of 4"}
+        together[key, "groups", "2"] = {"weight": "kernel of 2"}
+    together["convolution.default", "transposed", "True"] = {"weight": "kernel across"}
+    for stride in words["stride"]:
+        together["conv2d.padding", "stride", shown(stride)] = {"padding": "valid"}
     add("conv2d.padding", "bits", base={**window, "padding": "same"}, **words)
     whole = {"bias": None, "stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "transposed": False}
     lists = {
@@ -630,9 +633,8 @@ def _of_place(key: str, spec: Spec, place: str) -> Iterator[Case]:
             yield case(filled, kind, spec.base, kind)
     for argument in schema:
         for value in spec.values.get(argument.name, BY_NAME.get(argument.name, [])):
-            scalar = value if isinstance(value, (int, bool)) else None
             given = {**spec.base, argument.name: value}
-            given |= together.get((key, argument.name, scalar), {})
+            given |= together.get((key, argument.name, shown(value)), {})
             yield case(argument.name, shown(value), given, spec.subject)
 
 
