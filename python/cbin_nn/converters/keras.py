@@ -66,7 +66,7 @@ from .passes import canonicalize
 from .signatures import Signature
 from .weights import binarized, same_padding
 
-__all__ = ["read_checkpoint", "read_keras"]
+__all__ = ["PACKAGES", "is_known", "read_checkpoint", "read_keras"]
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -103,6 +103,8 @@ _STATELESS = {
 }
 #: Functions of Keras 3 that stand among a model's layers; they have a name and no policy.
 _OPERATIONS = {"Sign"}
+#: Functions that are read as activations or quantizers, by name.
+_FUNCTIONS = {*_SIGNS, *_MAGNITUDE_SIGNS, *_NO_QUANTIZERS, "hard_tanh", "linear", "relu", "relu6", "softmax"}
 _ACTIVATION_ADVICE = {
     "sigmoid": "at the end of a network take it away: it keeps the order, and 0.5 becomes a logit of 0; ",
 }
@@ -232,7 +234,7 @@ _RECORD = Signature.of(
 #: The types in which the pixels 0..255 are themselves.
 _INPUT_DTYPES = {"float16", "float32", "float64", "int16", "int32", "int64", "uint8", "uint16"}
 #: The packages whose classes are read; `builtins` is what Keras writes for a plain function.
-_PACKAGES = {"builtins", "keras", "keras_core", "larq", "tensorflow", "tf_keras"}
+PACKAGES = {"builtins", "keras", "keras_core", "larq", "tensorflow", "tf_keras"}
 
 _OWN_CODE = "its code is not in the file"
 #: What to do about layers that people use; anything else gets the general advice.
@@ -277,6 +279,11 @@ _MODELS = {"Sequential", "Functional", "Model"}
 #: Models inside models, and calls of shared layers.
 _MAX_DEPTH = 20
 _MAX_CALLS = 20_000
+
+
+def is_known(name: str) -> bool:
+    """Whether a layer, quantizer or function of this name is read."""
+    return name in _LAYERS or name in _QUANTIZERS or name in _FUNCTIONS or name in _MODELS
 
 
 def _h5py() -> Any:
@@ -378,7 +385,7 @@ def _unread(signature: Signature, unread: list[tuple[str, Any]]) -> str:
     parts = []
     for name, value in unread[:8]:
         if name == "training":
-            advice = "it would then compute as in training, by the batch or by chance; call it without"
+            advice = "what it computes then depends on the batch or on chance; call it without"
         elif name in _OPTION_ADVICE:
             advice = _OPTION_ADVICE[name]
         elif name in signature.neutral:
@@ -678,14 +685,14 @@ def _foreign(record: Mapping[str, Any]) -> str:
     """
     for key in ("class_name", "registered_name", "config"):
         value = record.get(key)
-        if isinstance(value, str) and ">" in value and value.split(">")[0].lower() not in _PACKAGES:
+        if isinstance(value, str) and ">" in value and value.split(">")[0].lower() not in PACKAGES:
             return f"the package {value.split('>')[0][:60]!r}"
     if "module" not in record:
         return ""
     module, registered = record["module"], record.get("registered_name")
     if module is None:
         return "" if registered is None else "a script of your own"
-    if not isinstance(module, str) or module.split(".")[0] not in _PACKAGES:
+    if not isinstance(module, str) or module.split(".")[0] not in PACKAGES:
         return f"the module {str(module)[:60]!r}"
     return ""
 
@@ -1043,7 +1050,7 @@ class _Builder:
                 self._input(layer, _batch_shape(layer, build_shape))
                 inputs = [(self.tensor, self.shape)]
             self._check(layer)
-            self._check_call(call)
+            layer.require(_CALL, call.arguments, "called with ")
             known = [value for value in inputs if value is not None]
             if len(known) != len(inputs):
                 return None
@@ -1100,9 +1107,9 @@ class _Builder:
         if layer.foreign or own:
             raise layer.refuse(
                 "unsupported-layer",
-                f"a class from {layer.foreign or 'your own code'}, and {_OWN_CODE}; use layers of Keras or "
-                "Larq (for a sign larq.quantizers.SteSign()), or describe the network to cbin_nn.convert as a "
-                "dict",
+                f"a class from {layer.foreign or 'your own code'}, and {_OWN_CODE}; use layers of Keras "
+                "or Larq (for a sign larq.quantizers.SteSign()), or describe the network to cbin_nn.convert "
+                "as a dict",
             )
         if layer.class_name not in _LAYERS:
             raise layer.refuse(
@@ -1113,13 +1120,6 @@ class _Builder:
         if layer.class_name in _QUANTIZED:
             self._kernel_quantizer(layer)
             self._input_quantizer(layer)
-
-    def _check_call(self, call: _Call) -> None:
-        """The arguments of a call. A BatchNorm that is frozen is in evaluation whatever its call says."""
-        arguments = call.arguments
-        if call.layer.class_name == "BatchNormalization" and call.layer.config.get("trainable") is False:
-            arguments = {key: value for key, value in arguments.items() if key != "training"}
-        call.layer.require(_CALL, arguments, "called with ")
 
     def _add(self, node: Node) -> None:
         self.shape = node.output_shape((self.shape,))
@@ -1621,7 +1621,7 @@ def _function_name(layer: _Layer, key: str, value: Any) -> str | None:
             )
         value = name
     if isinstance(value, str) and value:
-        if ">" in value and value.split(">")[0].lower() not in _PACKAGES:
+        if ">" in value and value.split(">")[0].lower() not in PACKAGES:
             raise layer.refuse(
                 "unsupported-quantizer" if key.endswith("quantizer") else "unsupported-activation",
                 f"{key} {value[:60]!r} is from a package of your own, and {_OWN_CODE}; use one of Keras or "
