@@ -28,8 +28,8 @@ TOLERANCE = 2e-4
 def outcome(path: Path, images: np.ndarray, answers: np.ndarray) -> str:
     """Reads and converts a file and compares it with the framework's outputs `[N, M]`.
 
-    An image with a sign in a near-tie is left out: frameworks round there. Where a layer is approximated (real
-    weights, 8 bits) or does not lower, the reader is judged by its graph in float64 alone.
+    An image with a sign in a near-tie is left out: frameworks round there. Where a layer is approximated
+    (real weights, 8 bits) or does not lower, the reader is judged by its graph in float64 alone.
 
     Returns:
         "right", "read" (its graph is right, and lowering refuses it or approximates), or "refused: " with the
@@ -149,7 +149,7 @@ class Store:
 
 
 def stored(path: Path, folder: Path) -> Iterator[tuple[dict[str, Any], Path, np.ndarray]]:
-    """(case, its file written anew, the framework's outputs) of an archive; each file is gone with the next."""
+    """(case, its file written anew, the framework's outputs) of an archive; a file is gone with the next."""
     import h5py
 
     with zipfile.ZipFile(path) as archive:

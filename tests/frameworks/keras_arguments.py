@@ -1,9 +1,9 @@
-"""Small Keras and Larq networks, one for each value of each argument of each layer that the Keras reader knows.
+"""Small Keras and Larq networks: one for each value of each argument of each layer that the reader knows.
 
-A *frame* is a network with a place for one layer; height, width and channels are equal in it, so that an axis
-that is taken for another still fits. A *case* is a frame with the tested layer in it and one of its arguments,
-or of its call's, set to another value than the frame's own. All variables of a case that the frame has, too, in
-the same shape, hold the frame's values: outputs differ by the argument alone.
+A *frame* is a network with a place for one layer. Height, width and channels are equal in it, so that an
+axis that is taken for another still fits. A *case* is a frame with the tested layer in it and one of its
+arguments, or of its call's, set to another value than the frame's own. Variables that a case shares with its
+frame in the same shape hold the frame's values: outputs differ by the argument alone.
 
 `cases` yields them by the framework's own schema: the keys of `get_config`, the parameters of `__init__` and
 those of `call`. `VALUES` holds what they are set to.
@@ -246,8 +246,8 @@ def _values(library: Library) -> dict[str, list[Any]]:
             "linear", "relu", "relu6", "tanh", "sigmoid", "softmax", "elu", "leaky_relu", None,
             lambda: activations.hard_tanh, lambda: activations.leaky_tanh, lambda: _twice,
             lambda: layers.LeakyReLU(0.2), lambda: layers.ReLU(max_value=1.5),
-            lambda: layers.ReLU(negative_slope=0.5), lambda: layers.ReLU(threshold=0.5),
-            lambda: layers.Softmax(), lambda: layers.Softmax(axis=1), lambda: layers.PReLU(),
+            lambda: layers.ReLU(negative_slope=0.5), lambda: layers.ReLU(threshold=0.5), lambda: layers.PReLU(),
+            lambda: layers.Softmax(), lambda: layers.Softmax(axis=1),
             lambda: layers.Activation("tanh"), lambda: layers.Activation("relu6"), lambda: layers.ELU(),
             lambda: quantizers.SteSign(), lambda: quantizers.SteTern(), lambda: quantizers.SwishSign(beta=3.0),
             lambda: quantizers.MagnitudeAwareSign(),
@@ -297,7 +297,8 @@ def _values(library: Library) -> dict[str, list[Any]]:
         "renorm_clipping": [lambda: {"rmax": 2.0}],
         "renorm_momentum": [0.5],
         "scale": [False, 1 / 255, 2.0, per_channel.tolist(), per_channel.reshape(-1, 1).tolist(),
-                  lambda: per_channel, lambda: np.float32(0.01), lambda: per_channel.reshape(1, 1, -1), [[0.5]]],
+                  lambda: per_channel, lambda: np.float32(0.01), lambda: per_channel.reshape(1, 1, -1),
+                  [[0.5]]],
         "seed": [3],
         "shared_axes": [[1, 2], [1], [2], [3], [1, 2, 3], [1, 3]],
         "stddev": [2.0],
@@ -313,14 +314,15 @@ def _values(library: Library) -> dict[str, list[Any]]:
         "variance": [400.0, [100.0, 300, 600, 900, 1200, 1500], [[1000.0]]],
         "virtual_batch_size": [5],
         **{f"{name}_{what}": [value] for name in (
-            "kernel", "bias", "depthwise", "beta", "gamma", "moving_mean", "moving_variance", "alpha", "activity",
+            "kernel", "bias", "depthwise", "beta", "gamma", "moving_mean", "moving_variance", "alpha",
+            "activity",
         ) for what, value in (("initializer", "ones"), ("regularizer", "l2"), ("constraint", "non_neg"))},
     }  # fmt: skip
 
 
 def _draw(library: Library, model: Any, place: str) -> None:
-    """Values for all variables: the place's own where it has them in this shape; else drawn, BatchNorms by what
-    they see in this network. The first network in a place makes the place's own."""
+    """Values for all variables: the place's own where it has them in this shape; else drawn, BatchNorms by
+    what they see in this network. The first network in a place makes the place's own."""
     keras = library.tf.keras
     known = library.drawn.get(place, {})
     for index, item in enumerate(model.layers):
@@ -596,14 +598,11 @@ class Saved:
     strong: bool
 
 
-def run(library: Library, folder: Path, part: slice = slice(None)) -> Iterator[Saved]:
-    """Builds, runs and saves the cases one after the other; files are gone with the next. What Keras itself does
-    not build, run or save is left out. `part` is of the layers."""
+def run(library: Library, folder: Path) -> Iterator[Saved]:
+    """Builds, runs and saves the cases one after the other; files are gone with the next. What Keras itself
+    does not build, run or save is left out."""
     base = np.zeros(0)
-    chosen = sorted({case.layer for case in cases(library)})[part]
     for case in cases(library):
-        if case.layer not in chosen and not case.base:
-            continue
         library.tf.keras.backend.clear_session()
         try:
             model = case.build()
@@ -613,8 +612,6 @@ def run(library: Library, folder: Path, part: slice = slice(None)) -> Iterator[S
             continue
         if case.base:
             base = found
-            if case.layer not in chosen:
-                continue
         strong = base.shape != found.shape or bool(np.abs(base - found).max() > 1e-6)
         paths = []
         for suffix in ("h5", "keras"):

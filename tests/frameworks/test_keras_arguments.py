@@ -1,11 +1,11 @@
 """The Keras reader, argument by argument: every one that a layer of its tables has, by Keras' own schema.
 
-Each case (`keras_arguments`) is saved by Keras as `.h5` and as `.keras`. What the reader makes of it gives Keras'
-answers, or is refused; that it converts and differs is the one thing that never happens.
+Each case (`keras_arguments`) is saved by Keras as `.h5` and as `.keras`. What the reader makes of it gives
+Keras' answers, or is refused; that it converts and differs is the one thing that never happens.
 
-A case is *strong* if Keras' outputs differ from those of the network without it: only such a case can tell that
-an argument was passed over. `tests/fixtures/arguments/keras.zip` holds the cases for `make test`; this test
-writes it where CBIN_NN_WRITE_FIXTURES=1.
+A case is *strong* if Keras' outputs differ from those of the network without it: only such a case can tell
+that an argument was passed over. `tests/fixtures/arguments/keras.zip` holds the cases for `make test`; this
+test writes it where CBIN_NN_WRITE_FIXTURES=1.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ EXCEPTIONS = {
     ("LeakyReLU", "negative_slope"): "Keras 3's name of alpha",
     ("Sign", "*"): "keras.ops.sign of Keras 3",
 }
-#: Layers of `_LAYERS` are cases; so are the calls of every one that has arguments beside its input.
 #: Of what is reached (measured with TensorFlow 2.15.1, larq 0.14).
 LEAST = {"pairs": 0, "strong": 0, "right": 0, "refused": 0}
 
@@ -97,9 +96,9 @@ def test_every_argument_is_read_or_refused(
     total = sum((counter for counter in seen.values()), Counter())
     with capsys.disabled():
         print(
-            f"\nKeras: {figures['pairs']} (layer, argument) pairs, {figures['strong']} of them with a value that "
-            f"changes Keras' outputs; values that convert right: {figures['right']} pairs, that are refused: "
-            f"{figures['refused']} pairs; {total['right']} files converted, {total['read']} read, "
+            f"\nKeras: {figures['pairs']} (layer, argument) pairs, {figures['strong']} of them with a value "
+            f"that changes Keras' outputs; values that convert right: {figures['right']} pairs, that are "
+            f"refused: {figures['refused']} pairs; {total['right']} files converted, {total['read']} read, "
             f"{total['refused']} refused, {len(wrong)} wrong"
         )
         for pair in sorted(pairs):
@@ -111,8 +110,7 @@ def test_every_argument_is_read_or_refused(
         for layer, signature in table.items()
         for argument in signature.names
     }
-    covered = pairs | {("QuantConv2D", argument) for argument in ()}
-    missing = sorted(entry for entry in tables if entry not in covered and not known(*entry))
+    missing = sorted(entry for entry in tables if entry not in pairs and not known(*entry))
     assert not missing, f"entries of the reader's tables that no case covers: {missing}"
     too_few = {name: value for name, value in figures.items() if value < LEAST[name]}
     assert not too_few, (too_few, figures)
