@@ -25,6 +25,7 @@ SIDE = 6
 IMAGES = draw_images(10, SIDE, SIDE, seed=16, channels=SIDE)
 TESTED = "tested"
 OWN = "of one's own"
+FEW = 6
 
 
 @dataclass
@@ -179,11 +180,11 @@ PLACES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
     "PReLU": [("stream", {}), ("last", {})],
     "QuantConv2D": [
-        ("first", {"filters": 6, "kernel_size": 3, "kernel_quantizer": "ste_sign"}),
         (
             "stream",
             {"filters": 6, "kernel_size": 3, "kernel_quantizer": "ste_sign", "input_quantizer": "ste_sign"},
         ),
+        ("first", {"filters": 6, "kernel_size": 3, "kernel_quantizer": "ste_sign"}),
     ],
     "QuantDense": [
         ("quantized_head", {"units": 5, "kernel_quantizer": "ste_sign", "input_quantizer": "ste_sign"})
@@ -243,13 +244,13 @@ def _values(library: Library) -> dict[str, list[Any]]:
     ]
     return {
         "activation": [
-            "linear", "relu", "relu6", "tanh", "sigmoid", "softmax", "elu", "leaky_relu", None,
-            lambda: activations.hard_tanh, lambda: activations.leaky_tanh, lambda: _twice,
-            lambda: layers.LeakyReLU(0.2), lambda: layers.ReLU(max_value=1.5),
-            lambda: layers.ReLU(negative_slope=0.5), lambda: layers.ReLU(threshold=0.5), lambda: layers.PReLU(),
-            lambda: layers.Softmax(), lambda: layers.Softmax(axis=1),
-            lambda: layers.Activation("tanh"), lambda: layers.Activation("relu6"), lambda: layers.ELU(),
-            lambda: quantizers.SteSign(), lambda: quantizers.SteTern(), lambda: quantizers.SwishSign(beta=3.0),
+            "relu", "tanh", lambda: layers.LeakyReLU(0.2), lambda: activations.hard_tanh, lambda: _twice,
+            "linear", "relu6", "sigmoid", "softmax", "elu", "leaky_relu", None, lambda: activations.leaky_tanh,
+            lambda: layers.ReLU(max_value=1.5), lambda: layers.ReLU(negative_slope=0.5),
+            lambda: layers.ReLU(threshold=0.5), lambda: layers.PReLU(), lambda: layers.Softmax(),
+            lambda: layers.Softmax(axis=1), lambda: layers.Activation("tanh"),
+            lambda: layers.Activation("relu6"), lambda: layers.ELU(), lambda: quantizers.SteSign(),
+            lambda: quantizers.SteTern(), lambda: quantizers.SwishSign(beta=3.0),
             lambda: quantizers.MagnitudeAwareSign(),
         ],
         "adjustment": [],  # a function, which no file holds
@@ -410,8 +411,10 @@ def _show(value: Any) -> str:
 
 
 def cases(library: Library) -> Iterator[Case]:
-    """Every frame, then every value of every argument in it."""
+    """Every frame, then every value of every argument in it; of a long list all in one place, and the first few
+    in the others."""
     values = _values(library)
+    walked: set[str] = set()
     for layer, places in PLACES.items():
         for frame, own in places:
 
@@ -424,9 +427,10 @@ def cases(library: Library) -> Iterator[Case]:
             yield Case(layer, "", "", frame, make({}, {}), base=True)
             arguments, call = schema(library, layer, own)
             for argument in arguments:
-                for value in values[argument]:
+                for value in values[argument][: FEW if argument in walked else None]:
                     options = {**WITH.get((layer, argument), {}), argument: value}
                     yield Case(layer, argument, _show(value), frame, make(options, {}))
+            walked |= set(arguments)
             for argument in call:
                 for value in values[argument] or [lambda: library.tf.ones((1, SIDE), bool)]:
                     shown = _show(value) if values[argument] else "a mask"

@@ -20,7 +20,7 @@ from typing import Any
 import keras_arguments as arguments
 import pytest
 from arguments_replay import Store, outcome
-from cbin_nn.converters import keras as reader
+from cbin_nn.converters import keras_signatures as tables
 from cbin_nn.converters import read_source
 from cbin_nn.errors import ConversionError
 from conftest import FIXTURES, require
@@ -104,20 +104,20 @@ def test_every_argument_is_read_or_refused(
         for pair in sorted(pairs):
             print(f"  {pair[0]:24} {pair[1]:24} {dict(seen[pair])}")
     assert not wrong, "\n".join(wrong)
-    tables = {
+    entries = {
         (layer, argument)
-        for table in (reader._LAYERS, reader._QUANTIZERS)
+        for table in (tables.LAYERS, tables.QUANTIZERS)
         for layer, signature in table.items()
         for argument in signature.names
     }
-    missing = sorted(entry for entry in tables if entry not in pairs and not known(*entry))
+    missing = sorted(entry for entry in entries if entry not in pairs and not known(*entry))
     assert not missing, f"entries of the reader's tables that no case covers: {missing}"
     too_few = {name: value for name, value in figures.items() if value < LEAST[name]}
     assert not too_few, (too_few, figures)
     # What the tables call inert does not change Keras' outputs where it converts.
     inert = {
         (layer, argument)
-        for layer, signature in reader._LAYERS.items()
+        for layer, signature in tables.LAYERS.items()
         for argument in signature.inert
         if (layer, argument) in seen and seen[layer, argument]["right"] and seen[layer, argument]["strong"]
     }

@@ -21,7 +21,8 @@ from typing import Any
 
 from ..errors import ConversionError, MissingExtra
 from .graph import Graph
-from .keras import PACKAGES, is_known, read_checkpoint, read_keras
+from .keras import read_checkpoint, read_keras
+from .keras_signatures import PACKAGES, is_known
 
 __all__ = ["read_live", "read_saved_model"]
 
