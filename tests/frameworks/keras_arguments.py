@@ -25,7 +25,7 @@ SIDE = 6
 IMAGES = draw_images(10, SIDE, SIDE, seed=16, channels=SIDE)
 TESTED = "tested"
 OWN = "of one's own"
-FEW = 6
+MANY, FEW = 12, 6
 
 
 @dataclass
@@ -245,7 +245,8 @@ def _values(library: Library) -> dict[str, list[Any]]:
     return {
         "activation": [
             "relu", "tanh", lambda: layers.LeakyReLU(0.2), lambda: activations.hard_tanh, lambda: _twice,
-            "linear", "relu6", "sigmoid", "softmax", "elu", "leaky_relu", None, lambda: activations.leaky_tanh,
+            "linear", "relu6", "sigmoid", "softmax", "elu", "leaky_relu", None,
+            lambda: activations.leaky_tanh,
             lambda: layers.ReLU(max_value=1.5), lambda: layers.ReLU(negative_slope=0.5),
             lambda: layers.ReLU(threshold=0.5), lambda: layers.PReLU(), lambda: layers.Softmax(),
             lambda: layers.Softmax(axis=1), lambda: layers.Activation("tanh"),
@@ -411,8 +412,8 @@ def _show(value: Any) -> str:
 
 
 def cases(library: Library) -> Iterator[Case]:
-    """Every frame, then every value of every argument in it; of a long list all in one place, and the first few
-    in the others."""
+    """Every frame, then every value of every argument in it; of a long list all in one place, and the first
+    few in the others."""
     values = _values(library)
     walked: set[str] = set()
     for layer, places in PLACES.items():
@@ -427,7 +428,10 @@ def cases(library: Library) -> Iterator[Case]:
             yield Case(layer, "", "", frame, make({}, {}), base=True)
             arguments, call = schema(library, layer, own)
             for argument in arguments:
-                for value in values[argument][: FEW if argument in walked else None]:
+                chosen = values[argument]
+                if argument in walked and len(chosen) > MANY:
+                    chosen = chosen[:FEW]
+                for value in chosen:
                     options = {**WITH.get((layer, argument), {}), argument: value}
                     yield Case(layer, argument, _show(value), frame, make(options, {}))
             walked |= set(arguments)
