@@ -32,8 +32,8 @@ def outcome(path: Path, images: np.ndarray, answers: np.ndarray) -> str:
     (real weights, 8 bits) or does not lower, the reader is judged by its graph in float64 alone.
 
     Returns:
-        "right", "read" (its graph is right, and lowering refuses it or approximates), or "refused: " with the
-        message.
+        "right", "read" (its graph is right, and lowering refuses it or approximates), or "refused by the
+        reader: " or "refused by lowering: " with the message.
 
     Raises:
         AssertionError: it converts, and differs.
@@ -41,9 +41,9 @@ def outcome(path: Path, images: np.ndarray, answers: np.ndarray) -> str:
     try:
         graph = read_keras(path)
     except ConversionError as error:
-        return f"refused: {error}"
+        return f"refused by the reader: {error}"
     if graph.problems:
-        return f"refused: {'; '.join(problem.message for problem in graph.problems)}"
+        return f"refused by the reader: {'; '.join(problem.message for problem in graph.problems)}"
     truth = None
     # `evaluate` has no sums and no softmax before the end.
     if not any(isinstance(n, (g.Add, g.Concatenate)) or _inside(graph, n) for n in graph.nodes):
@@ -60,7 +60,7 @@ def outcome(path: Path, images: np.ndarray, answers: np.ndarray) -> str:
     try:
         lowered, report = lower(graph)
     except ConversionError as error:
-        return f"refused: {error}" if truth is None else "read"
+        return f"refused by lowering: {error}" if truth is None else "read"
     if any(operator.approximations for operator in report.operators):
         return "read"
     model = Model(_native.Model.from_bytes(_native.build_model(lowered)), report)
@@ -123,11 +123,10 @@ class Store:
 
         def visit(name: str, item: Any) -> None:
             names = item.attrs.get("weight_names")
-            found.append([
-                name,
-                None if names is None else [n.decode() if isinstance(n, bytes) else n for n in names],
-                self._array(np.asarray(item[()])) if hasattr(item, "shape") else None,
-            ])  # fmt: skip
+            if names is not None:
+                names = [n.decode() if isinstance(n, bytes) else str(n) for n in names]
+            array = self._array(np.asarray(item[()])) if hasattr(item, "shape") else None
+            found.append([name, names, array])
 
         file.visititems(visit)
         return [item for item in found if not item[0].startswith("optimizer")]

@@ -79,6 +79,8 @@ def test_every_argument_is_read_or_refused(
             kind = "refused" if result.startswith("refused") else result
             seen[case.layer, case.argument][kind] += 1
             seen[case.layer, case.argument]["strong"] += saved.strong
+            if path.suffix == ".keras" and not saved.strong:
+                continue  # the same architecture as in .h5, and no answer of its own
             store.add(
                 path, saved.answers, layer=case.layer, argument=case.argument, value=case.value,
                 frame=case.frame, strong=saved.strong, outcome=kind,
