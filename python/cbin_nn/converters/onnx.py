@@ -81,6 +81,33 @@ def _onnx() -> Any:
         ) from error
 
 
+def _check_text(message: Any) -> None:
+    """Text that is no UTF-8 comes as bytes from protobuf.
+
+    Raises:
+        ConversionError: there is some.
+    """
+    for field in message.DESCRIPTOR.fields:
+        if (
+            field.cpp_type not in (field.CPPTYPE_STRING, field.CPPTYPE_MESSAGE)
+            or field.type == field.TYPE_BYTES
+        ):
+            continue
+        value = getattr(message, field.name)
+        values: tuple[Any, ...]
+        if isinstance(value, (str, bytes)):
+            values = (value,)
+        elif field.cpp_type == field.CPPTYPE_STRING or not hasattr(value, "DESCRIPTOR"):
+            values = tuple(value)
+        else:
+            values = (value,) if message.HasField(field.name) else ()
+        for each in values:
+            if isinstance(each, bytes):
+                raise ConversionError("damaged-file", f"its field {field.name!r} is no text: {each[:20]!r}")
+            if not isinstance(each, str):
+                _check_text(each)
+
+
 def _module_path(node: Any) -> str:
     """Path of the torch module that a node of the dynamo exporter came from, as `features.0`; "" where it
     says none. A quantizer of Brevitas counts as the module that it belongs to."""
@@ -116,6 +143,7 @@ def read_onnx_program(path: str | os.PathLike[str]) -> Program:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise ConversionError("damaged-file", f"not a readable ONNX file ({reason})") from error
+    _check_text(model)
     return _Importer(onnx, model, path.parent).program()
 
 
@@ -651,6 +679,12 @@ class _Node:
             raise self.damaged(f"attribute {name!r} is no list of integers")
         return [int(v) for v in value]
 
+    def numbers(self, name: str) -> list[float]:
+        value = self._value(name, (list, tuple), None, "list of numbers")
+        if not all(isinstance(v, float) for v in value):
+            raise self.damaged(f"attribute {name!r} is no list of numbers")
+        return [float(v) for v in value]
+
     def pair(self, name: str, default: tuple[int, int] | None = None, low: int = 1) -> tuple[int, int]:
         """Two integers, for the height and the width."""
         value = self.integers(name, default)
@@ -1016,10 +1050,14 @@ def _constant(reader: _Importer, node: _Node) -> None:
     ((name, value),) = node.attributes.items()
     if name == "value":
         array = reader.tensor(value, node.layer)
-    elif name in ("value_float", "value_floats"):
-        array = np.asarray(value, np.float32)
-    elif name in ("value_int", "value_ints"):
-        array = np.asarray(value, np.int64)
+    elif name == "value_float":
+        array = np.asarray(node.number(name, 0.0), np.float32)
+    elif name == "value_floats":
+        array = np.asarray(node.numbers(name), np.float32)
+    elif name == "value_int":
+        array = np.asarray(node.integer(name), np.int64)
+    elif name == "value_ints":
+        array = np.asarray(node.integers(name), np.int64)
     else:  # "sparse_value" and text
         array = None
     if array is None:

@@ -685,7 +685,10 @@ class _Translator:
     def _biased(self, operation: Operation, y: _Tensor) -> _Tensor:
         if len(operation.inputs) < 3:
             return y
-        bias = self._weights(operation, 2, "bias").reshape(-1)
+        bias = self._weights(operation, 2, "bias")
+        if bias.size not in (1, y.shape[-1]) or any(side != 1 for side in bias.shape[:-1]):
+            raise _Unsupported(f"a bias of shape {list(bias.shape)} for {y.shape[-1]} outputs")
+        bias = bias.reshape(-1)
         if not bias.any():
             return y
         return self._emit(g.Bias, operation, y, "/bias", values=np.broadcast_to(bias, y.shape[-1:]).copy())
