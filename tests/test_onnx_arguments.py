@@ -419,6 +419,26 @@ def test_types_are_the_files_own(tmp_path: Path) -> None:
     assert "int32" in str(refusal(network(17, "sums", halved, {}), tmp_path))
 
 
+@pytest.mark.parametrize("ends", [(-np.inf, 0.5), (-0.5, np.inf), (-np.inf, np.inf)])
+def test_infinite_limits_are_none(tmp_path: Path, ends: tuple[float, float]) -> None:
+    def clipped(b: Builder, x: str, given: dict[str, Any]) -> str:
+        return b.add("Clip", [x, *(b.constant(F(end)) for end in ends)])
+
+    model = network(17, "sums", clipped, {})
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    converted = cbin_nn.convert(path)
+    assert close(converted.dequantize(converted.run(images())), run_onnx(model, batch(model))[0])
+
+
+def test_text_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    content = plain().SerializeToString().replace(b"t1", b"\xff1")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ConversionError, match="no text"):
+        cbin_nn.convert(path)
+
+
 def test_names_of_the_readers_own_do_not_meet_the_files() -> None:
     """`Gemm` with factors makes tensors of its own beside its output."""
 

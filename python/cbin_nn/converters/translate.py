@@ -454,17 +454,24 @@ class _Translator:
             value = self._constant(operation.inputs[i])
             if value is None or value.size != 1:
                 raise _Unsupported("its limits are no constant numbers")
-            ends[end] = float(value.reshape(-1)[0])
+            ends[end] = float(self._float32(value).reshape(-1)[0])
         low, high = ends["low"], ends["high"]
-        return self._emit(g.Clip, operation, self._tensor(operation), low=low, high=high)
+        return self._between(operation, self._tensor(operation), low, high)
 
     def _limit(self, operation: Operation) -> _Value:
         x, constant, _ = self._pair(operation)
         if constant is None or constant.size != 1 or len(operation.inputs) != 2:
             raise _Unsupported("the maximum or minimum of anything but a tensor and one number")
-        value = float(constant.reshape(-1)[0])
+        value = float(self._float32(constant).reshape(-1)[0])
         ends: dict[str, Any] = {"low": value} if operation.kind == "maximum" else {"high": value}
-        return self._emit(g.Clip, operation, x, **ends)
+        return self._between(operation, x, ends.get("low"), ends.get("high"))
+
+    def _between(self, operation: Operation, x: _Tensor, low: float | None, high: float | None) -> _Tensor:
+        """A clip, whose ends may be infinite: then there is none."""
+        low, high = None if low == -math.inf else low, None if high == math.inf else high
+        if any(end is not None and not math.isfinite(end) for end in (low, high)):
+            raise _Unsupported(f"its limits are {low} and {high}")
+        return x if low is None and high is None else self._emit(g.Clip, operation, x, low=low, high=high)
 
     def _prelu(self, operation: Operation) -> _Value:
         x = self._tensor(operation)
