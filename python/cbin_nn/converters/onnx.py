@@ -165,6 +165,10 @@ class _Importer:
         self.types: dict[str, np.dtype[Any] | None] = {}
         #: Tensors whose values depend on the image.
         self.live: set[str] = set()
+        #: Integers that may hold the number of images, which is read as 1 whatever it is.
+        self.counts: set[str] = set()
+        #: The batch that the file was written down for; 0 where it takes any.
+        self.batch = 0
         self.names = {name for node in self.graph.node for name in (*node.input, *node.output)}
         self.functions = {(function.domain, function.name) for function in model.functions}
         self.opset = self._opset()
@@ -224,6 +228,8 @@ class _Importer:
         self.types[name] = self._input_type(inputs[0])
         self.live.add(name)
         shape = self._input_shape(inputs[0])
+        first = inputs[0].type.tensor_type.shape.dim
+        self.batch = int(first[0].dim_value) if shape else 0
         for index, node in enumerate(self.graph.node):
             self._node(node, index)
         return Program(
@@ -234,6 +240,7 @@ class _Importer:
             self.operations,
             self.graph.output[0].name,
             framework="onnx",
+            batch=self.batch if self.batch > 0 else None,
             name_by_parameters=not any(map(_module_path, self.graph.node)),
         )
 
@@ -546,6 +553,15 @@ class _Importer:
         """Adds an operation, whose result is of type `result`; `live` is whether values, and not only a
         shape, go into it."""
         output = output or node.outputs[0]
+        if any(name in self.counts for name in inputs) and result is not None:
+            if kind in ("cast", "pow") and result.kind == "f":
+                raise _Refused(
+                    "it computes with the number of images, so that answers depend on the batch; export the "
+                    "network with a batch of 1",
+                    "unsupported-layer",
+                )
+            if result.kind in "iu":  # and not a tensor that is reshaped by them
+                self.counts.add(output)
         if live and any(name in self.live for name in inputs):
             self._check_live(kind, node, inputs, result)
             self.live.add(output)
@@ -953,12 +969,17 @@ def _shape(reader: _Importer, node: _Node) -> None:
     end = node.integer("end") if "end" in node.attributes else None
     start = node.integer("start", 0)
     reader.emit("shape", node, node.inputs, np.dtype(np.int64), live=False, start=start, end=end)
+    if node.input(0) in reader.live and start <= 0 and reader.batch != 1:
+        reader.counts.add(node.outputs[0])
 
 
 def _gather(reader: _Importer, node: _Node) -> None:
     reader.indices(node, 1)
     axis = node.integer("axis", 0)
     reader.emit("gather", node, node.inputs, reader.types.get(node.input(0)), axis=axis)
+    places, source = reader.value(node.input(1)), reader.made.get(node.input(0))
+    if source is not None and source.kind == "shape" and places is not None and (places > 0).all():
+        reader.counts.discard(node.outputs[0])  # a side of the plane
 
 
 def _concat(reader: _Importer, node: _Node) -> None:
