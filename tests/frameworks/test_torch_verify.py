@@ -108,6 +108,7 @@ def test_a_sign_that_is_split_is_judged_by_its_three_values() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.conv = networks.BinaryConv(3, 16, 3, bias=False)
+            self.head = networks.BinaryLinear(16 * 36, 5, bias=False)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(torch.sign(self.conv(x)).flatten(1))

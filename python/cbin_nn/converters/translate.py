@@ -197,7 +197,7 @@ class _Translator:
         if self.origins.setdefault(result.node, origin) is not origin:
             return
         made = {node.name: node for node in self.nodes[-2:]}
-        last = made[result.node] if result.node in made else None
+        last = made.get(result.node)
         if isinstance(last, g.Linear) and isinstance(made.get(last.inputs[0]), g.Sign):
             parts = (last.factor, last.divisor, last.offset)
             if last.inputs[0] not in self.origins and all(isinstance(part, Fraction) for part in parts):
