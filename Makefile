@@ -245,6 +245,12 @@ coverage: ## Line coverage of kernels and model by their Rust tests; fails below
 mutants: ## Check that every committed mutant of the reference kernels fails a test
 	$(PYTHON) scripts/mutants.py
 
+.PHONY: mutate-containers
+mutate-containers: COUNT = 10000
+mutate-containers: JOBS = 2
+mutate-containers: $(NATIVE) ## Convert mutants of .h5, .keras, .pt2 and ONNX files, COUNT of each (half an hour)
+	$(BIN)/python scripts/mutate_containers.py --count $(COUNT) --jobs $(JOBS)
+
 .PHONY: clean
 clean: ## Remove everything that was built
 	rm -rf target fuzz/target fuzz/artifacts firmware/target $(VENV) $(FRAMEWORKS) $(TORCH) build dist $(NATIVE) $(RUNNERS)

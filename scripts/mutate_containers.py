@@ -1,10 +1,12 @@
-"""Convert mutants of model files: each converts, or is refused by an error of ours, in bounded time and memory.
+"""Convert mutants of model files: each converts, or is refused by an error of ours, in bounded time and
+memory.
 
     python scripts/mutate_containers.py [--count 10000] [--first 0] [--kinds h5,keras,pt2,onnx] [--jobs 1]
 
 A finding is a mutant on which `cbin_nn.convert` raised anything else, printed or warned, took more than 20 s
-or 2 GB, or gave a model that does not load. Findings are kept in build/mutants/, each with what happened. Mend
-the fault and move the file to tests/fixtures/damaged/, where `make test` replays it. The exit status is 1 then.
+or 2 GB, or gave a model that does not load. Findings are kept in build/mutants/, each with what happened.
+Mend the fault and move the file to tests/fixtures/damaged/, where `make test` replays it. The exit status is
+1 then.
 
 The mutants of a kind are numbered from 0 and are the same on every machine, with the same fixtures: `--first`
 and `--count` name a range.
@@ -58,8 +60,8 @@ def outcome(path: Path) -> dict[str, Any]:
                 result = "took too much memory to read"
             elif "the library that reads this format ended" in error.message:
                 result = "crashed its library"
-            if "\n" in str(error) or str(path) not in str(error):
-                finding = f"an error of several lines, or without the file's name: {error}"
+            if len(str(error).splitlines()) > 25 or str(path) not in str(error).split("\n")[0]:
+                finding = f"an error of too many lines, or without the file's name: {error}"
         except BaseException as error:
             result, finding = type(error).__name__, traceback.format_exc()
             if isinstance(error, KeyboardInterrupt):

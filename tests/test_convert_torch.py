@@ -20,7 +20,7 @@ from cbin_nn.converters import lower, lower_file, read_source
 from cbin_nn.converters.evaluate import evaluate
 from cbin_nn.converters.onnx import read_onnx_program
 from cbin_nn.converters.passes import canonicalize, split_ternary
-from cbin_nn.converters.program import ConstantFolder, Operation, Program, simplify
+from cbin_nn.converters.program import ConstantFolder, Operation, Program, TensorType, simplify
 from cbin_nn.converters.torch_export import read_torch_export_program
 from cbin_nn.converters.translate import translate
 from cbin_nn.errors import ConversionError, InvalidArgument, MissingExtra
@@ -428,6 +428,100 @@ def test_branches_keep_their_edges() -> None:
     assert len(add.inputs) == 2 and set(add.inputs) <= {node.name for node in graph.nodes}
     with pytest.raises(ConversionError, match="shortcut"):
         lower(graph)
+
+
+# -- types
+
+
+def evaluated(
+    kind: str, inputs: list[np.ndarray], stated: TensorType | None = None, **attributes: Any
+) -> np.ndarray:
+    """The value of one operation on constants, as the reader of a program has it."""
+    names = tuple(f"c{i}" for i in range(len(inputs)))
+    operation = Operation(kind, "layer", names, "y", attributes)
+    types = {"y": stated} if stated else {}
+    program = Program("p", "x", (1, 1), dict(zip(names, inputs, strict=True)), [operation], "y", types=types)
+    value = ConstantFolder(program).value("y")
+    assert value is not None
+    return value
+
+
+def typed(dtype: str, *shape: int) -> TensorType:
+    return TensorType(dtype, shape)
+
+
+SEVEN = np.array([7, -7, 7, -7])
+TWO = np.array([2, 2, -2, -2])
+
+
+def test_division_has_the_meaning_that_the_importer_states() -> None:
+    """Values by torch: `torch.div(a, b, rounding_mode=...)` of integers."""
+    assert evaluated("div", [SEVEN, TWO], typed("float32", 4), rounding="true").tolist() == [
+        3.5,
+        -3.5,
+        -3.5,
+        3.5,
+    ]
+    assert evaluated("div", [SEVEN, TWO], typed("int64", 4), rounding="floor").tolist() == [3, -4, -4, 3]
+    assert evaluated("div", [SEVEN, TWO], typed("int64", 4), rounding="trunc").tolist() == [3, -3, -3, 3]
+    halves = np.float32(SEVEN), np.float32(TWO)
+    assert evaluated("div", list(halves), typed("float32", 4), rounding="trunc").tolist() == [3, -3, -3, 3]
+    # ONNX states nothing: integers are cut off, numbers are divided.
+    assert evaluated("div", [SEVEN, TWO]).tolist() == [3, -3, -3, 3]
+    assert evaluated("div", list(halves)).tolist() == [3.5, -3.5, -3.5, 3.5]
+    with pytest.raises(ConversionError, match="divided by zero"):
+        evaluated("div", [SEVEN, 0 * TWO], typed("int64", 4), rounding="floor")
+    assert evaluated("remainder", [SEVEN, TWO], typed("int64", 4)).tolist() == [1, 1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "dtype", "expected"),
+    [
+        ("add", [np.uint8([250, 3]), np.uint8([10, 4])], "uint8", [4, 7]),
+        ("mul", [np.int8([100, -3]), np.int8([2, 2])], "int8", [-56, -6]),
+        ("add", [np.array([True, True]), np.array([True, False])], "bool", [True, True]),
+        ("mul", [np.array([True, True]), np.array([True, False])], "bool", [True, False]),
+        ("add", [np.int64([2**24 + 1, 0]), np.float32([0, 0.5])], "float32", [2.0**24, 0.5]),
+        ("mul", [np.float64([0.1, 0.2]), np.float32([3, 3])], "float64", [0.1 * 3, 0.2 * 3]),
+        ("mul", [np.float16([0.1, 60000]), np.float16([3, 2])], "float16", [0.2998046875, float("inf")]),
+        ("add", [np.float32([1, 256]), np.float32([2**-8, 1])], "bfloat16", [1.0, 256.0]),
+        ("add", [np.float32([1, 258]), np.float32([3 * 2**-8, 1])], "bfloat16", [1 + 2**-6, 260.0]),
+        ("sqrt", [np.int64([2, 9])], "float32", [float(np.sqrt(np.float32(2))), 3.0]),
+        ("round", [np.float32([0.5, 2.5])], "float32", [0.0, 2.0]),
+        ("pow", [np.int64([2, -3]), np.int64([3, 3])], "int64", [8, -27]),
+        ("neg", [np.uint8([1, 0])], "uint8", [255, 0]),
+    ],
+)
+def test_constants_are_computed_in_the_stated_type(
+    kind: str, inputs: list[np.ndarray], dtype: str, expected: list[Any]
+) -> None:
+    assert evaluated(kind, inputs, typed(dtype, 2)).tolist() == expected
+
+
+def test_a_constant_that_is_not_what_the_program_states_is_an_error() -> None:
+    one = np.float32([[1, 2]])
+    with pytest.raises(ConversionError, match=r"shape \[2\].*states \[1, 1\]") as caught:
+        evaluated("reshape", [one, np.array([2])], typed("float32", 1, 1))
+    assert caught.value.slug == "bad-graph"
+    with pytest.raises(ConversionError, match=r"float32, and the program states int64"):
+        evaluated("reshape", [one, np.array([2])], typed("int64", 2))
+    with pytest.raises(ConversionError, match="no place in uint8"):
+        evaluated("cast", [one * 300], typed("uint8", 1, 2), dtype="uint8")
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ConversionError, match="no place in int32"):
+            evaluated("cast", [one * np.float32(bad)], typed("int32", 1, 2), dtype="int32")
+
+
+def test_the_straight_through_trick_stays_where_it_changes_the_shape() -> None:
+    """(A - B) + B of another shape than A is no A."""
+    author = Author()
+    a, b = author.constant(2.0), author.constant([[1.0, 5.0]])
+    y = author("add", author("sub", a, b), b)
+    program = author.program(y)
+    program.types = {a: typed("float32"), author.operations[0].output: typed("float32", 1, 2)}
+    program.types[y] = typed("float32", 1, 2)
+    value = ConstantFolder(simplify(program)).value(y)
+    assert value is not None and value.tolist() == [[2.0, 2.0]]
 
 
 # -- passes

@@ -37,3 +37,9 @@ def test_arguments_are_read_neutral_inert_or_named(
 
 def test_names_are_all_that_is_known() -> None:
     assert SIGNATURE.names == {"kernel", "name", "groups", "mode", "axes", "renorm", "slope"}
+
+
+def test_a_signature_with_more_that_is_read() -> None:
+    more = SIGNATURE.and_reads("axis", "kernel")
+    assert more.names == SIGNATURE.names | {"axis"}
+    assert more.unread({"axis": 1, "groups": 2}) == [("groups", 2)] and SIGNATURE.unread({"axis": 1})

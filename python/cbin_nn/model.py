@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from .geometry import array as as_array
 from .geometry import thread_count
 from .images import draw_images
 from .layouts import choose_layouts
+from .operators import BMaxPool2D, Pool
 from .zoo import PREFIX, card, resolve
 
 if TYPE_CHECKING:
@@ -630,6 +632,9 @@ def assemble(lowered: LoweredModel, report: ConversionReport) -> Model:
 def densities(lowered: LoweredModel, model: Model) -> dict[str, npt.NDArray[np.float64]]:
     """How often each channel of each packed tensor is +1, on eight generated images.
 
+    Networks that take long are given fewer images, down to none, so that conversion ends in seconds whatever
+    sizes a file states; the result is empty then.
+
     Args:
         lowered: the operators, which read u8 images.
         model: the model made of them.
@@ -639,12 +644,33 @@ def densities(lowered: LoweredModel, model: Model) -> dict[str, npt.NDArray[np.f
     """
     height, width, channels = model.input_shape
     sums: dict[str, list[npt.NDArray[np.float64]]] = {}
-    for image in draw_images(8, height, width, seed=1, channels=channels):
+    count = min(8, _DENSITY_PRODUCTS // _products(lowered, model))
+    for image in draw_images(count, height, width, seed=1, channels=channels):
         taps = model.taps(image)
         for operator in lowered.operators:
             if taps[operator.name].ndim == 3:
                 sums.setdefault(operator.output, []).append((taps[operator.name] > 0).mean(axis=(0, 1)))
     return {name: np.mean(each, axis=0) for name, each in sums.items()}
+
+
+#: Products that the images of `densities` may take together, a few seconds' worth.
+_DENSITY_PRODUCTS = 2**32
+#: What drawing a value of an image takes, and unpacking one of a plane, in products.
+_DRAWN, _UNPACKED = 512, 16
+
+
+def _products(lowered: LoweredModel, model: Model) -> int:
+    """An estimate of the work of one image, in products: a fused pool computes its windows one by one."""
+    work = _DRAWN * math.prod(model.input_shape)
+    for operator, layer in zip(lowered.operators, model.layers, strict=True):
+        values = math.prod(layer.output_shape)
+        if isinstance(operator, BMaxPool2D):
+            each = math.prod(operator.window.kernel)
+        else:
+            pool: Pool | None = getattr(operator, "pool", None)
+            each = math.prod(operator.weights.shape[1:]) * (math.prod(pool.window.kernel) if pool else 1)
+        work += values * (each + _UNPACKED)
+    return work
 
 
 def _convert_zoo(name: str, output: OutputType, meaning: tuple[Any, Any], fuse: bool) -> Model:

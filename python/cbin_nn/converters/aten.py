@@ -271,8 +271,8 @@ _BATCH = {
     ),
 }
 _BY_BATCH = (
-    "it normalises by the statistics of the batch: its answers depend on the batch; call model.eval() before "
-    "the export, and keep running statistics (track_running_stats=True)"
+    "it normalises by statistics of the images that it is given: its answers depend on the batch; call "
+    "model.eval() before the export, and keep running statistics (track_running_stats=True)"
 )
 _BY_IMAGE = "it normalises by each image's own statistics, which no operator here computes; use BatchNorm"
 _REASONS = {
@@ -512,7 +512,8 @@ def _dropout(call: Call) -> None:
             f"dropout with p={call.number('p')} is active in evaluation, too: its answers depend on chance; "
             "give F.dropout training=self.training, or use nn.Dropout and call model.eval()"
         )
-    call.emit("identity", call.tensor("input"), dropped="dropout does nothing in evaluation")
+    why = "in evaluation" if call.get("train") is False else "with p=0"
+    call.emit("identity", call.tensor("input"), dropped=f"dropout does nothing {why}")
 
 
 def _rrelu(call: Call) -> None:

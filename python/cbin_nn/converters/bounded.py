@@ -34,6 +34,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -387,30 +388,23 @@ class _Plain(pickle.Unpickler):
     """Builds graphs, errors and arrays, and nothing else that a pickle may name."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """A class of a graph or an error, or what NumPy makes arrays of."""
+        """A record of the readers', an error, or what NumPy makes arrays of."""
         package, _, rest = module.partition(".")
-        found = None
-        if module in _CLASSES or (package == "numpy" and (rest.rsplit(".", 1)[-1], name) in _ARRAYS):
-            found = super().find_class(module, name)
-        elif module == "builtins" and name in ("set", "frozenset", "range", "slice", "complex"):
+        if (module, name) in _VALUES or (package == "numpy" and (rest.rpartition(".")[2], name) in _ARRAYS):
             return super().find_class(module, name)
-        if found is None or (module in _CLASSES and not isinstance(found, type)):
-            raise pickle.UnpicklingError(f"a reply holds {module}.{name}")
-        return found
+        if package == "cbin_nn" and module in sys.modules:
+            found = super().find_class(module, name)
+            if isinstance(found, type) and (is_dataclass(found) or issubclass(found, CbinError)):
+                return found
+        raise pickle.UnpicklingError(f"a reply holds {module}.{name}")
 
 
-#: Modules whose classes hold data alone.
-_CLASSES = {
-    "cbin_nn.converters.graph",
-    "cbin_nn.converters.problems",
-    "cbin_nn.errors",
-    "cbin_nn.operators",
-    "fractions",
+_VALUES = {
+    ("fractions", "Fraction"),
+    *(("builtins", name) for name in ("complex", "frozenset", "range", "set", "slice")),
 }
 #: (module below numpy, name).
 _ARRAYS = {
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
     ("", "dtype"),
     ("", "ndarray"),
     ("multiarray", "_reconstruct"),

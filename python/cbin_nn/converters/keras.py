@@ -10,9 +10,9 @@ Both containers hold JSON for the architecture and HDF5 for the weights:
 
 The container is told by its first bytes, never by the file's name.
 
-The reader is a closed world (`signatures`): `_LAYERS`, `_QUANTIZERS`, `_CALL` and the tables of records say
-what is read. Any other key, a value that is not neutral, an argument of a call, a class that is not Keras' or
-Larq's own, and a variable that no layer took are errors that name it.
+The reader is a closed world (`signatures`): the tables of `keras_signatures` say what is read. Any other key,
+a value that is not neutral, an argument of a call, a class that is not Keras' or Larq's own, and a variable
+that no layer took are errors that name it.
 
 A file is hostile until read: every access is checked, no link leaves the file, nothing is read before its
 size has been compared with what the architecture asks for, and whatever goes wrong is one
@@ -28,7 +28,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -38,6 +38,7 @@ import numpy as np
 
 from ..errors import ConversionError, MissingExtra
 from ..operators import Window
+from . import keras_signatures as tables
 from .files import MAX_FILE, Archive, naming
 from .graph import (
     Add,
@@ -77,205 +78,6 @@ _MAX_MEMBER = 2**29
 _MAX_WEIGHTS = 2**26  # elements of one array: as many as a `.cbn` file may have
 _MAX_EXPANSION = 64  # of a large compressed array; signs as float32 shrink to a thirtieth
 
-#: Larq's quantizers with the same forward pass, sign(x) with sign(0) = +1.
-_SIGN_LAYERS = {"SteSign", "ApproxSign", "SwishSign"}
-_SIGNS = _SIGN_LAYERS | {"ste_sign", "approx_sign", "swish_sign"}
-_MAGNITUDE_SIGNS = {"MagnitudeAwareSign", "magnitude_aware_sign"}
-_NO_QUANTIZERS = {"NoOp", "no_op"}
-_DROPOUTS = {
-    "ActivityRegularization",
-    "AlphaDropout",
-    "Dropout",
-    "GaussianDropout",
-    "GaussianNoise",
-    "SpatialDropout2D",
-}
-_BATCH_NORMS = {"BatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2"}
-_QUANTIZED = {"QuantConv2D", "QuantDense", "QuantDepthwiseConv2D"}
-#: Layers that convert and have weights.
-_WEIGHTED = _BATCH_NORMS | _QUANTIZED | {"Conv2D", "Dense", "DepthwiseConv2D", "Normalization", "PReLU"}
-_MERGES = {"Add", "Concatenate"}
-#: What layers keep variables in that no answer depends on: a generator's state, how often weights flipped.
-_STATELESS = {
-    "input_quantizer",
-    "kernel_quantizer",
-    "depthwise_quantizer",
-    "seed_generator",
-    "_random_generator",
-}
-#: Functions of Keras 3 that stand among a model's layers; they have a name and no policy.
-_OPERATIONS = {"Sign"}
-_ACTIVATION_ADVICE = {
-    "sigmoid": "at the end of a network take it away: it keeps the order, and 0.5 becomes a logit of 0; ",
-}
-_QUANTIZER_HINT = "use SteSign, ApproxSign or SwishSign (or MagnitudeAwareSign on kernels)"
-
-
-def _layer(*reads: str, inert: Iterable[str] = (), **neutral: tuple[Any, ...]) -> Signature:
-    """The signature of a layer, with what every layer has."""
-    return Signature.of(
-        {*reads, "dtype", "batch_input_shape", "batch_shape"}, {*inert, "name", "trainable"}, **neutral
-    )
-
-
-def _variables(*names: str) -> set[str]:
-    """How variables start and what training does to them: nothing at inference."""
-    return {f"{name}_{what}" for name in names for what in ("initializer", "regularizer", "constraint")}
-
-
-#: Keras 3 alone has the last three. LoRA's variables in an `.h5` file are not merged into the kernel.
-_TRAINED = {"lora_rank": (None,), "lora_alpha": (None,), "quantization_config": (None,)}
-_WINDOW = ("kernel_size", "strides", "padding", "data_format", "dilation_rate", "groups")
-_CONV = _layer(
-    *_WINDOW,
-    "filters",
-    "activation",
-    "use_bias",
-    inert={*_variables("kernel", "bias"), "activity_regularizer"},
-    **_TRAINED,
-)
-_DEPTHWISE = _layer(
-    *_WINDOW,
-    "depth_multiplier",
-    "activation",
-    "use_bias",
-    inert={*_variables("depthwise", "bias"), "activity_regularizer"},
-)
-_DENSE = _layer(
-    "units",
-    "activation",
-    "use_bias",
-    inert={*_variables("kernel", "bias"), "activity_regularizer"},
-    **_TRAINED,
-)
-_BATCH_NORM = _layer(
-    "axis",
-    "epsilon",
-    "center",
-    "scale",
-    inert={
-        "momentum",
-        "synchronized",
-        "renorm_clipping",
-        "renorm_momentum",
-        *_variables("beta", "gamma"),
-        *_variables("moving_mean", "moving_variance"),
-    },
-    fused=(None, True, False),
-    renorm=(False,),
-    virtual_batch_size=(None,),
-)
-#: Every layer that converts: what is read of its configuration.
-_LAYERS: dict[str, Signature] = {
-    "Activation": _layer("activation"),
-    "ActivityRegularization": _layer(inert=["l1", "l2", "activity_regularizer"]),
-    "Add": _layer(),
-    "AlphaDropout": _layer(inert=["rate", "noise_shape", "seed"]),
-    "BatchNormalization": _BATCH_NORM,
-    "BatchNormalizationV1": _BATCH_NORM,
-    "BatchNormalizationV2": _BATCH_NORM,
-    "Concatenate": _layer("axis"),
-    "Conv2D": _CONV,
-    "Dense": _DENSE,
-    "DepthwiseConv2D": _DEPTHWISE,
-    "Dropout": _layer(inert=["rate", "noise_shape", "seed"]),
-    "Flatten": _layer("data_format"),
-    "GaussianDropout": _layer(inert=["rate", "seed"]),
-    "GaussianNoise": _layer(inert=["stddev", "seed"]),
-    "InputLayer": _layer(sparse=(False, None), ragged=(False, None), optional=(False,)),
-    "LeakyReLU": _layer("alpha", "negative_slope"),
-    "MaxPooling2D": _layer("pool_size", "strides", "padding", "data_format"),
-    "Normalization": _layer("axis", "mean", "variance", invert=(False,)),
-    "PReLU": _layer("shared_axes", inert=_variables("alpha")),
-    "QuantConv2D": _CONV.and_reads("input_quantizer", "kernel_quantizer", "pad_values"),
-    "QuantDense": _DENSE.and_reads("input_quantizer", "kernel_quantizer"),
-    "QuantDepthwiseConv2D": _DEPTHWISE.and_reads("input_quantizer", "depthwise_quantizer", "pad_values"),
-    "ReLU": _layer("max_value", "negative_slope", "threshold"),
-    "Rescaling": _layer("scale", "offset"),
-    "Sign": Signature.of(inert=["name"]),
-    "Softmax": _layer("axis"),
-    "SpatialDropout2D": _layer(inert=["rate", "noise_shape", "seed", "data_format"]),
-    **{name: _layer(inert=["clip_value"] if name == "SteSign" else []) for name in ("ApproxSign", "SteSign")},
-    "SwishSign": _layer(inert=["beta"]),
-}
-#: Quantizers that convert: `clip_value` and `beta` shape the gradient alone, `precision` is a note to Bop.
-_QUANTIZERS: dict[str, Signature] = {
-    **{name: _LAYERS[name] for name in _SIGN_LAYERS},
-    "MagnitudeAwareSign": _layer(inert=["clip_value"]),
-    "NoOp": _layer(inert=["precision"]),
-}
-#: Layers that may stand as another layer's activation.
-_ACTIVATION_LAYERS = {"LeakyReLU", "ReLU", "Softmax", *_SIGN_LAYERS}
-#: The arguments of a call, beside its input.
-_CALL = Signature.of(training=(None, False), mask=(None,))
-#: By class, the names of a call's positional arguments after the input.
-_POSITIONAL = {
-    **dict.fromkeys(_BATCH_NORMS, ("training", "mask")),
-    **dict.fromkeys(_DROPOUTS, ("training",)),
-    "Softmax": ("mask",),
-}
-#: What stands beside a layer's configuration. The shape that it was built for follows from its input.
-_ENTRY = Signature.of(
-    ["class_name", "config", "name", "inbound_nodes", "module", "registered_name"],
-    ["build_config", "compile_config", "shared_object_id"],
-)
-#: What stands beside the outermost model's configuration.
-_ROOT = Signature.of(
-    ["class_name", "config", "name", "module", "registered_name", "build_config"],
-    ["backend", "compile_config", "keras_version", "shared_object_id"],
-)
-_SEQUENTIAL = Signature.of(["name", "layers", "build_input_shape", "dtype"], ["trainable"])
-_FUNCTIONAL = Signature.of(["name", "layers", "input_layers", "output_layers", "dtype"], ["trainable"])
-#: What a record of a function, quantizer or dtype policy may hold.
-_RECORD = Signature.of(
-    ["class_name", "config", "module", "registered_name"],
-    ["build_config", "shared_object_id", "__passive_serialization__"],
-)
-#: The types in which the pixels 0..255 are themselves.
-_INPUT_DTYPES = {"float16", "float32", "float64", "int16", "int32", "int64", "uint8", "uint16"}
-#: The packages whose classes are read; `builtins` is what Keras writes for a plain function.
-_PACKAGES = {"builtins", "keras", "keras_core", "larq", "tensorflow", "tf_keras"}
-
-_OWN_CODE = "its code is not in the file"
-#: What to do about layers that people use; anything else gets the general advice.
-_ADVICE = {
-    "AveragePooling2D": "average pools are not read; train with MaxPooling2D in its place",
-    "Clip": "of Keras 3's functions sign alone is read; a clip around 0 right before a sign changes nothing",
-    "GlobalAveragePooling2D": "average pools are not read; train with Flatten and QuantDense in its place",
-    "GlobalMaxPooling2D": "use MaxPooling2D with the size of the plane, then Flatten: the same network",
-    "GreaterEqual": "of Keras 3's functions sign alone is read; keras.ops.sign says the same where the value "
-    "is never 0, and larq.quantizers.SteSign everywhere",
-    "Lambda": f"{_OWN_CODE} as a layer and is never run; use a layer of Keras or Larq",
-    "QuantSeparableConv2D": "use QuantDepthwiseConv2D and QuantConv2D, with input quantizers",
-    "Reshape": "a reshape is not read; feed the network images of the shape that it makes, and use Flatten "
-    "where it makes one row of features",
-    "SeparableConv2D": "use DepthwiseConv2D and Conv2D, with signs before them",
-    "SlicingOpLambda": "slices of tensors are not read",
-    "TFOpLambda": "operations of the graph are not read; use layers: Rescaling for x * scale + offset, Add, "
-    "Concatenate, SteSign",
-    "Where": "of Keras 3's functions sign alone is read; keras.ops.sign says the same where the value is "
-    "never 0, and larq.quantizers.SteSign everywhere",
-    "ZeroPadding2D": "padding by a layer of its own is not read; where it is what padding='same' does, say "
-    "so in the convolution",
-}
-_RANDOM = (
-    "augmentation does nothing at inference: leave it out of the saved model, and keep it in the data "
-    "pipeline or in another model that shares the other layers"
-)
-_QKERAS = (
-    "layers of QKeras are not read; build the network of Larq's layers, or describe it to "
-    "cbin_nn.convert as a dict"
-)
-#: What to do about an argument that is not honoured.
-_OPTION_ADVICE = {
-    "lora_alpha": "merge the low-rank weights into the kernel and save a model without them",
-    "lora_rank": "merge the low-rank weights into the kernel and save a model without them",
-    "mask": "masks are not read; call the layer without one",
-    "quantization_config": "save the model before quantize()",
-    "ragged": "feed images of one shape",
-    "sparse": "feed dense images",
-}
-_MODELS = {"Sequential", "Functional", "Model"}
 #: Models inside models, and calls of shared layers.
 _MAX_DEPTH = 20
 _MAX_CALLS = 20_000
@@ -380,9 +182,9 @@ def _unread(signature: Signature, unread: list[tuple[str, Any]]) -> str:
     parts = []
     for name, value in unread[:8]:
         if name == "training":
-            advice = "it would then compute as in training, by the batch or by chance; call it without"
-        elif name in _OPTION_ADVICE:
-            advice = _OPTION_ADVICE[name]
+            advice = "what it computes then depends on the batch or on chance; call it without"
+        elif name in tables.OPTION_ADVICE:
+            advice = tables.OPTION_ADVICE[name]
         elif name in signature.neutral:
             advice = f"only {' or '.join(map(repr, signature.neutral[name]))} converts"
         else:
@@ -507,7 +309,7 @@ class _ArchiveWeights(_Weights):
         def visit(group: Any, depth: int) -> None:
             for key in group:
                 item = _child(group, key)
-                if item is None or key in _STATELESS:
+                if item is None or key in tables.STATELESS:
                     continue
                 if hasattr(item, "shape"):
                     found.append(item.name)
@@ -589,7 +391,7 @@ class _CheckpointWeights(_Weights):
             if re.match(r"layer(_with_weights)?-\d+/", key)
             and ".OPTIMIZER_SLOT" not in key
             and "/keras_api/" not in key
-            and not set(key.split("/")) & _STATELESS
+            and not set(key.split("/")) & tables.STATELESS
             and key not in self.taken
         ]
 
@@ -680,14 +482,14 @@ def _foreign(record: Mapping[str, Any]) -> str:
     """
     for key in ("class_name", "registered_name", "config"):
         value = record.get(key)
-        if isinstance(value, str) and ">" in value and value.split(">")[0].lower() not in _PACKAGES:
+        if isinstance(value, str) and ">" in value and value.split(">")[0].lower() not in tables.PACKAGES:
             return f"the package {value.split('>')[0][:60]!r}"
     if "module" not in record:
         return ""
     module, registered = record["module"], record.get("registered_name")
     if module is None:
         return "" if registered is None else "a script of your own"
-    if not isinstance(module, str) or module.split(".")[0] not in _PACKAGES:
+    if not isinstance(module, str) or module.split(".")[0] not in tables.PACKAGES:
         return f"the module {str(module)[:60]!r}"
     return ""
 
@@ -726,10 +528,10 @@ def _network(model: dict[str, Any]) -> _Network:
     root = _Layer(
         _class_name(model["class_name"]), str(config.get("name", "model"))[:200], config, 0, [], [], 0
     )
-    root.require(_ROOT, model)
+    root.require(tables.ROOT, model)
     origin = _foreign(model)
     if origin:
-        raise root.refuse("unsupported-model", f"a model of a class from {origin}; {_OWN_CODE}")
+        raise root.refuse("unsupported-model", f"a model of a class from {origin}; {tables.OWN_CODE}")
     _check_model(root)
     outputs = _resolve(model, (), [], calls)
     if len(outputs) != 1:
@@ -753,7 +555,7 @@ def _model_config(model: dict[str, Any]) -> dict[str, Any]:
     if kind == "Sequential" and isinstance(config, list):  # Keras before 2.2.3
         config = {"name": "sequential", "layers": config}
     config = _record(config, "the model's config")
-    if kind not in _MODELS:
+    if kind not in tables.MODELS:
         raise ConversionError(
             "unsupported-model",
             f"a model of class {kind}; only Sequential and Functional models convert",
@@ -764,8 +566,8 @@ def _model_config(model: dict[str, Any]) -> dict[str, Any]:
 def _check_model(layer: _Layer) -> None:
     """Refuses what a model's own record says and nobody reads."""
     if layer.foreign:
-        raise layer.refuse("unsupported-model", f"a model of a class from {layer.foreign}; {_OWN_CODE}")
-    layer.require(_SEQUENTIAL if layer.class_name == "Sequential" else _FUNCTIONAL, layer.config)
+        raise layer.refuse("unsupported-model", f"a model of a class from {layer.foreign}; {tables.OWN_CODE}")
+    layer.require(tables.SEQUENTIAL if layer.class_name == "Sequential" else tables.FUNCTIONAL, layer.config)
     _check_dtype(layer)
 
 
@@ -792,7 +594,7 @@ def _resolve(
             raise ConversionError("damaged-file", f"the name of layer number {i} is {str(name)[:80]!r}")
         rank, origin = siblings.count(class_name), _foreign(entry)
         layer = _Layer(class_name, name, settings, rank, siblings, weighted, i, parents, origin)
-        layer.require(_ENTRY, entry)
+        layer.require(tables.ENTRY, entry)
         layers.append(layer)
         siblings.append(class_name)
         weighted.append(_has_weights(class_name, settings))
@@ -803,9 +605,9 @@ def _resolve(
     def call(layer: _Layer, record: dict[str, Any], inputs: list[int], arguments: dict[str, Any]) -> int:
         if len(calls) > _MAX_CALLS:
             raise ConversionError("damaged-file", "the model has too many layers")
-        if layer.class_name in _MODELS:
+        if layer.class_name in tables.MODELS:
             _check_model(layer)
-            layer.require(_CALL, arguments, "called with ")
+            layer.require(tables.CALL, arguments, "called with ")
             outputs = _resolve(record, (*parents, layer), inputs, calls)
             if len(outputs) != 1:
                 raise layer.refuse("unsupported-model", "a model inside the model must have one output")
@@ -824,8 +626,8 @@ def _resolve(
 def _has_weights(class_name: str, config: dict[str, Any], depth: int = 0) -> bool:
     if class_name == "Normalization" and config.get("mean") is not None:
         return False
-    if class_name not in _MODELS or depth > _MAX_DEPTH:
-        return class_name in _WEIGHTED
+    if class_name not in tables.MODELS or depth > _MAX_DEPTH:
+        return class_name in tables.WEIGHTED
     entries = config.get("layers")
     return any(
         _has_weights(_class_name(entry.get("class_name")), _optional_record(entry.get("config")), depth + 1)
@@ -883,7 +685,7 @@ def _resolve_functional(
     offset = {
         layer.name: int(last.get(layer.name, 0) == listed[layer.name])
         for layer in layers
-        if layer.class_name in _MODELS
+        if layer.class_name in tables.MODELS
     }
 
     def source(reference: tuple[str, int]) -> tuple[str, int]:
@@ -916,7 +718,7 @@ def _node(layer: _Layer, node: Any) -> tuple[list[tuple[str, int]], dict[str, An
         args, arguments = node.get("args", []), dict(_optional_record(node.get("kwargs")))
         if not isinstance(args, list) or set(node) - {"args", "kwargs"}:
             raise layer.refuse("damaged-file", "its connections are not those of a Keras 3 model")
-        names = _POSITIONAL.get(layer.class_name, ())
+        names = tables.POSITIONAL.get(layer.class_name, ())
         for i, value in enumerate(args[1:]):
             arguments[names[i] if i < len(names) else f"argument {i + 2}"] = value
         return _references(args[:1], layer), arguments
@@ -1065,17 +867,17 @@ class _Builder:
                 self._input(layer, _batch_shape(layer, build_shape))
                 inputs = [(self.tensor, self.shape)]
             self._check(layer)
-            self._check_call(call)
+            layer.require(tables.CALL, call.arguments, "called with ")
             known = [value for value in inputs if value is not None]
             if len(known) != len(inputs):
                 return None
             self.tensor, self.shape = known[0]
             self.inputs = known
-            if layer.class_name in _DROPOUTS:
+            if layer.class_name in tables.DROPOUTS:
                 self._add(Identity(layer.name, layer.name, (self.tensor,)))
-            elif layer.class_name in _SIGN_LAYERS:
+            elif layer.class_name in tables.SIGN_LAYERS:
                 self._add(Sign(layer.name, layer.name, (self.tensor,)))
-            elif len(known) > 1 and layer.class_name not in _MERGES:
+            elif len(known) > 1 and layer.class_name not in tables.MERGES:
                 raise layer.refuse("unsupported-layer", "it has several inputs")
             else:
                 self.handlers[layer.class_name](layer)
@@ -1090,9 +892,9 @@ class _Builder:
         self, layer: _Layer, inputs: list[tuple[str, Shape] | None], build_shape: Any
     ) -> tuple[str, Shape] | None:
         """The network's input, or that of a model inside, which Keras converts its argument to."""
-        layer.require(_LAYERS["InputLayer"], layer.config)
+        layer.require(tables.LAYERS["InputLayer"], layer.config)
         dtype, value = _dtype(layer)
-        if dtype not in ({"float32"} if inputs else _INPUT_DTYPES):
+        if dtype not in ({"float32"} if inputs else tables.INPUT_DTYPES):
             raise layer.refuse(
                 "unsupported-option",
                 f"dtype={value}: what is fed would be converted to it, and not be the same; use float32",
@@ -1117,31 +919,24 @@ class _Builder:
         """What can be told without the input's shape: the kind of layer, its arguments, its type, its
         functions."""
         if re.match("Q[A-Z]", layer.class_name):
-            raise layer.refuse("unsupported-layer", _QKERAS)
-        own = layer.class_name in _OPERATIONS and "trainable" in layer.config
+            raise layer.refuse("unsupported-layer", tables.QKERAS)
+        own = layer.class_name in tables.OPERATIONS and "trainable" in layer.config
         if layer.foreign or own:
             raise layer.refuse(
                 "unsupported-layer",
-                f"a class from {layer.foreign or 'your own code'}, and {_OWN_CODE}; use layers of Keras or "
-                "Larq (for a sign larq.quantizers.SteSign()), or describe the network to cbin_nn.convert as a "
-                "dict",
+                f"a class from {layer.foreign or 'your own code'}, and {tables.OWN_CODE}; use layers of "
+                "Keras or Larq (for a sign larq.quantizers.SteSign()), or describe the network to "
+                "cbin_nn.convert as a dict",
             )
-        if layer.class_name not in _LAYERS:
+        if layer.class_name not in tables.LAYERS:
             raise layer.refuse(
                 "unsupported-layer", f"this kind of layer can't be converted; {_advice(layer)}"
             )
-        layer.require(_LAYERS[layer.class_name], layer.config)
+        layer.require(tables.LAYERS[layer.class_name], layer.config)
         _check_dtype(layer)
-        if layer.class_name in _QUANTIZED:
+        if layer.class_name in tables.QUANTIZED:
             self._kernel_quantizer(layer)
             self._input_quantizer(layer)
-
-    def _check_call(self, call: _Call) -> None:
-        """The arguments of a call. A BatchNorm that is frozen is in evaluation whatever its call says."""
-        arguments = call.arguments
-        if call.layer.class_name == "BatchNormalization" and call.layer.config.get("trainable") is False:
-            arguments = {key: value for key, value in arguments.items() if key != "training"}
-        call.layer.require(_CALL, arguments, "called with ")
 
     def _add(self, node: Node) -> None:
         self.shape = node.output_shape((self.shape,))
@@ -1293,7 +1088,7 @@ class _Builder:
             notes: list[str] = []
             kernel, binary, scale = binarized(kernel, layer.name, notes)
             return kernel, bias, binary, scale
-        if quantizer in _MAGNITUDE_SIGNS:
+        if quantizer in tables.MAGNITUDE_SIGNS:
             # One scale an output channel: the mean absolute latent weight (Bi-Real Net, Liu et al. 2018).
             scale = magnitude.astype(np.float32)
         return np.where(kernel >= 0, np.float32(1), np.float32(-1)), bias, True, scale
@@ -1301,15 +1096,17 @@ class _Builder:
     def _kernel_quantizer(self, layer: _Layer) -> str | None:
         key = "depthwise_quantizer" if layer.class_name == "QuantDepthwiseConv2D" else "kernel_quantizer"
         quantizer = _quantizer(layer, key)
-        if quantizer is not None and quantizer not in _SIGNS | _MAGNITUDE_SIGNS:
-            raise layer.refuse("unsupported-quantizer", f"{key} {quantizer} is not binary; {_QUANTIZER_HINT}")
+        if quantizer is not None and quantizer not in tables.SIGNS | tables.MAGNITUDE_SIGNS:
+            raise layer.refuse(
+                "unsupported-quantizer", f"{key} {quantizer} is not binary; {tables.QUANTIZER_HINT}"
+            )
         return quantizer
 
     def _input_quantizer(self, layer: _Layer) -> str | None:
         quantizer = _quantizer(layer, "input_quantizer")
-        if quantizer is not None and quantizer not in _SIGNS:
+        if quantizer is not None and quantizer not in tables.SIGNS:
             raise layer.refuse(
-                "unsupported-quantizer", f"input_quantizer {quantizer} is not a sign; {_QUANTIZER_HINT}"
+                "unsupported-quantizer", f"input_quantizer {quantizer} is not a sign; {tables.QUANTIZER_HINT}"
             )
         return quantizer
 
@@ -1334,7 +1131,7 @@ class _Builder:
         kind = _function_name(layer, "activation", activation)
         if kind in (None, "linear"):
             return
-        if kind in _SIGNS:
+        if kind in tables.SIGNS:
             self._add(Sign(name, layer.name, (self.tensor,)))
         elif kind == "softmax":
             self._add(Softmax(name, layer.name, (self.tensor,)))
@@ -1347,9 +1144,9 @@ class _Builder:
         else:
             raise layer.refuse(
                 "unsupported-activation",
-                f"activation {kind!r} can't be converted; {_ACTIVATION_ADVICE.get(str(kind), '')}supported "
-                "are linear, relu, relu6, hard_tanh, softmax at the end, PReLU and LeakyReLU layers, and "
-                "ste_sign, approx_sign, swish_sign",
+                f"activation {kind!r} can't be converted; {tables.ACTIVATION_ADVICE.get(str(kind), '')}"
+                "supported are linear, relu, relu6, hard_tanh, softmax at the end, PReLU and LeakyReLU "
+                "layers, and ste_sign, approx_sign, swish_sign",
             )
 
     def _activation_record(self, layer: _Layer, record: dict[str, Any], name: str) -> None:
@@ -1357,21 +1154,21 @@ class _Builder:
         class_name = _function_name(layer, "activation", record)
         settings = _optional_record(record.get("config"))
         if class_name == "Activation":
-            layer.require(_LAYERS[class_name], settings, "its activation has ")
+            layer.require(tables.LAYERS[class_name], settings, "its activation has ")
             self._activation(layer, settings.get("activation"), name)
             return
-        if class_name not in _ACTIVATION_LAYERS:
+        if class_name not in tables.ACTIVATION_LAYERS:
             raise layer.refuse(
                 "unsupported-activation",
                 f"activation {class_name} can't be converted; the layers that may stand as an activation are "
-                f"{', '.join(sorted(_ACTIVATION_LAYERS))}",
+                f"{', '.join(sorted(tables.ACTIVATION_LAYERS))}",
             )
         inner = replace(layer, class_name=class_name, name=name, config=settings, foreign="")
-        inner.require(_LAYERS[class_name], settings)
+        inner.require(tables.LAYERS[class_name], settings)
         _check_dtype(inner)
         # Nodes carry the name of the layer that a user sees.
         before = len(self.nodes)
-        if class_name in _SIGN_LAYERS:
+        if class_name in tables.SIGN_LAYERS:
             self._add(Sign(name, layer.name, (self.tensor,)))
         else:
             self.handlers[class_name](inner)
@@ -1495,9 +1292,9 @@ class _Builder:
 
 def _advice(layer: _Layer) -> str:
     if layer.class_name.startswith("Random"):
-        return _RANDOM
-    general = f"supported layers are {', '.join(sorted(set(_LAYERS) - _OPERATIONS))}"
-    return _ADVICE.get(layer.class_name, general)
+        return tables.RANDOM
+    general = f"supported layers are {', '.join(sorted(set(tables.LAYERS) - tables.OPERATIONS))}"
+    return tables.ADVICE.get(layer.class_name, general)
 
 
 def _batch_shape(layer: _Layer, otherwise: Any) -> Any:
@@ -1634,24 +1431,17 @@ def _function_name(layer: _Layer, key: str, value: Any) -> str | None:
     """
     if value is None:
         return None
-    if isinstance(value, dict):
-        layer.require(_RECORD, value, f"{key} has ")
-        origin = _foreign(value)
-        name = value.get("config") if value.get("class_name") == "function" else value.get("class_name")
+    record = value if isinstance(value, dict) else {"class_name": value, "config": None}
+    layer.require(tables.RECORD, record, f"{key} has ")
+    name = record.get("config") if record.get("class_name") == "function" else record.get("class_name")
+    if isinstance(name, str) and name:
+        origin = _foreign(record)
         if origin:
             raise layer.refuse(
                 "unsupported-quantizer" if key.endswith("quantizer") else "unsupported-activation",
-                f"{key} {str(name)[:60]!r} is from {origin}, and {_OWN_CODE}; use one of Keras or Larq",
+                f"{key} {name[:60]!r} is from {origin}, and {tables.OWN_CODE}; use one of Keras or Larq",
             )
-        value = name
-    if isinstance(value, str) and value:
-        if ">" in value and value.split(">")[0].lower() not in _PACKAGES:
-            raise layer.refuse(
-                "unsupported-quantizer" if key.endswith("quantizer") else "unsupported-activation",
-                f"{key} {value[:60]!r} is from a package of your own, and {_OWN_CODE}; use one of Keras or "
-                "Larq",
-            )
-        return value.rsplit(">", 1)[-1]
+        return name.rsplit(">", 1)[-1]
     raise layer.refuse("damaged-file", f"{key}={str(value)[:60]}; expected a name or a record")
 
 
@@ -1659,8 +1449,8 @@ def _quantizer(layer: _Layer, key: str) -> str | None:
     """The name of a layer's quantizer, its arguments checked; None where none is there or it does nothing."""
     value = layer.config.get(key)
     name = _function_name(layer, key, value)
-    if isinstance(value, dict) and name in _QUANTIZERS:
+    if isinstance(value, dict) and name in tables.QUANTIZERS:
         settings = _optional_record(value.get("config"))
-        layer.require(_QUANTIZERS[name], settings, f"{key} has ")
+        layer.require(tables.QUANTIZERS[name], settings, f"{key} has ")
         _check_dtype(replace(layer, config=settings))
-    return None if name in _NO_QUANTIZERS else name
+    return None if name in tables.NO_QUANTIZERS else name

@@ -1,7 +1,10 @@
 r"""Live Keras models, and SavedModel folders where TensorFlow is installed.
 
-A live model is saved to an `.h5` file of its own and read from there by `keras`: one reader for all. A
-SavedModel is read without loading it, so none of its functions run: the architecture is JSON in
+A live model is saved to an `.h5` file of its own and read from there by `keras`: one reader for all. That
+file tells classes by their names alone, so the model is first searched for classes and functions of the
+user that have the name of a known one.
+
+A SavedModel is read without loading it, so none of its functions run: the architecture is JSON in
 `keras_metadata.pb`, the weights are a checkpoint that `tf.train.load_checkpoint` reads as plain arrays.
 """
 
@@ -10,6 +13,7 @@ from __future__ import annotations
 import importlib
 import json
 import tempfile
+import types
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +22,13 @@ from typing import Any
 from ..errors import ConversionError, MissingExtra
 from .graph import Graph
 from .keras import read_checkpoint, read_keras
+from .keras_signatures import PACKAGES, is_known
 
 __all__ = ["read_live", "read_saved_model"]
 
 _MAX_METADATA = 2**27
+#: Where a layer has functions that change what it computes.
+_FUNCTION_ATTRIBUTES = ("activation", "depthwise_quantizer", "input_quantizer", "kernel_quantizer")
 
 
 def read_live(model: Any) -> Graph:
@@ -34,6 +41,7 @@ def read_live(model: Any) -> Graph:
         raise ConversionError(
             "unsupported-model", f"{type(model).__name__} is no Keras model; pass the model, not a layer"
         )
+    _check_origins(model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.h5"
         try:
@@ -51,6 +59,30 @@ def read_live(model: Any) -> Graph:
             raise ConversionError(
                 error.slug, error.reason, layer=error.layer, kind=error.kind, advice=error.advice
             ) from error
+
+
+def _check_origins(model: Any) -> None:
+    """Refuses what is not from Keras or Larq and has the name of something that is."""
+    seen: set[int] = set()
+    waiting = [("", model)]
+    while waiting:
+        where, item = waiting.pop()
+        if item is None or id(item) in seen:
+            continue
+        seen.add(id(item))
+        kind = item if isinstance(item, types.FunctionType) else type(item)
+        name = kind.__name__
+        if is_known(name) and (kind.__module__ or "").split(".")[0] not in PACKAGES:
+            raise ConversionError(
+                "unsupported-layer",
+                f"{where}{name} is from {kind.__module__}, and not the {name} of Keras or Larq; its code is "
+                "not read, so use theirs",
+            )
+        place = f"layer {getattr(item, 'name', name)!r}: "
+        # Keras 3 has functions, such as `keras.ops.sign`, among a model's operations.
+        for inner in (getattr(item, "operations", None), getattr(item, "layers", None)):
+            waiting += [("", layer) for layer in inner or ()]
+        waiting += [(place, getattr(item, key, None)) for key in _FUNCTION_ATTRIBUTES]
 
 
 def read_saved_model(path: Path) -> Graph:

@@ -308,8 +308,8 @@ def _real_weights(node: g.Conv2D | g.Dense, framework: str) -> tuple[str, str]:
     largest = kernel.max(axis=0)
     if zeros and zeros < kernel.size and bool(np.all((kernel == 0) | (kernel == largest))):
         return (
-            f"{zeros:,} of its {kernel.size:,} weights are 0 and the rest are two values a filter; a bit is "
-            "-1 or +1, and has no third value",
+            f"{zeros:,} of its {kernel.size:,} weights {'is' if zeros == 1 else 'are'} 0 and the rest are "
+            "two values a filter; a bit is -1 or +1, and has no third value",
             advice("no zeros in weights", framework),
         )
     return (

@@ -465,7 +465,7 @@ class _Importer:
             ConversionError: they have two.
         """
         types = [self.types.get(name) for name in names if name]
-        if None in types:
+        if any(dtype is None for dtype in types):  # `None in types` finds float64, NumPy's default
             return None
         if len({str(dtype) for dtype in types}) > 1:
             raise node.damaged(
@@ -743,6 +743,8 @@ def _pads(node: _Node) -> Any:
     if any(pads):
         raise _Refused(f"pads={pads} beside auto_pad={auto}: the standard allows one of them")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
+        if set(node.integers("dilations", (1, 1))) != {1}:
+            raise _Refused(f"auto_pad={auto} with dilations, about which runtimes disagree; write it as pads")
         return auto
     if auto != "VALID":
         raise _Refused(f"auto_pad={auto}")
@@ -756,6 +758,9 @@ def _conv(reader: _Importer, node: _Node) -> None:
         kernel = node.pair("kernel_shape")
         if weight is not None and weight.shape[2:] != kernel:
             raise node.damaged(f"kernel_shape={list(kernel)} beside weights of shape {list(weight.shape)}")
+    bias = reader.value(node.input(2))
+    if weight is not None and bias is not None and bias.shape != weight.shape[:1]:
+        raise node.damaged(f"a bias of shape {list(bias.shape)} for weights of shape {list(weight.shape)}")
     groups = node.integer("group", 1)
     if not 0 < groups < 2**31:
         raise node.damaged(f"attribute group={groups}")
@@ -789,6 +794,8 @@ def _max_pool(reader: _Importer, node: _Node) -> None:
         dilation=dilation,
         padding=padding,
         ceil_mode=node.flag("ceil_mode") and not isinstance(padding, str),
+        # What a last window is that begins in the padding, set 22 says first.
+        beyond="left out" if node.opset >= 22 else "refused",
     )
 
 

@@ -11,6 +11,7 @@ place, since there its answers are not those that the standard states for the fi
 | MaxPool | `SAME_LOWER` is rounded and padded as `SAME_UPPER`; a loop over every pixel |
 | PRelu | a slope that does not broadcast is matched to any axis of its size |
 | Div | integers are divided as real numbers (before 1.19) |
+| CastLike | fails with set 24's `round_mode` |
 | Conv | right, and slow on many images |
 
 `BipolarQuant` (QONNX, Brevitas) is `scale` where its input is not negative, else `-scale`. Files below
@@ -309,6 +310,13 @@ def _div(opset: int, a: dict[str, Any], x: list[Array | None], outputs: int) -> 
     return np.asarray(np.divide(above, below)).astype(above.dtype)
 
 
+def _cast_like(opset: int, a: dict[str, Any], x: list[Array | None], outputs: int) -> Array:
+    data, like = (_given(value) for value in x)
+    if like.dtype.kind not in "fiub" or data.dtype.kind not in "fiub":
+        raise ValueError(f"a cast from {data.dtype} to {like.dtype}")
+    return data.astype(like.dtype)
+
+
 def _window(
     a: dict[str, Any], data: Array, kernel: Sequence[int]
 ) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
@@ -386,6 +394,7 @@ def _conv(opset: int, a: dict[str, Any], x: list[Array | None], outputs: int) ->
 
 _OWN: dict[str, Callable[[int, dict[str, Any], list[Array | None], int], Array]] = {
     "BatchNormalization": _batch_norm,
+    "CastLike": _cast_like,
     "Conv": _conv,
     "Div": _div,
     "LogSoftmax": _log_softmax,

@@ -54,15 +54,15 @@ def together(problems: Sequence[Problem]) -> ConversionError:
     unique = list(dict.fromkeys(problems))
     if len(unique) == 1:
         return unique[0].error()
-    groups: dict[tuple[str, str], list[Problem]] = {}
+    groups: dict[str, list[Problem]] = {}
     for problem in unique:
-        groups.setdefault((problem.kind, problem.reason), []).append(problem)
+        groups.setdefault(problem.reason, []).append(problem)
     lines = [f"{len(unique)} things can't be converted:"]
     for group in list(groups.values())[:_MOST_GROUPS]:
         lines.append(f"- {_subject(group)}{group[0].reason}")
     left = list(groups.values())[_MOST_GROUPS:]
     if left:
-        kinds = list(dict.fromkeys(group[0].kind for group in left if group[0].kind))
+        kinds = list(dict.fromkeys(problem.kind for group in left for problem in group if problem.kind))
         named = f" ({', '.join(kinds[:8])}{' ...' if len(kinds) > 8 else ''})" if kinds else ""
         lines.append(f"- and {sum(map(len, left))} more{named}")
     shown = [group[0].advice for group in list(groups.values())[:_MOST_GROUPS]]
@@ -73,16 +73,21 @@ def together(problems: Sequence[Problem]) -> ConversionError:
 
 def _subject(group: Sequence[Problem]) -> str:
     """`Reshape: layers 'a', 'b', 'c' and 12 more: `, `layer 'a' (Reshape): `, or nothing."""
-    kind = group[0].kind
-    names = list(dict.fromkeys(problem.layer for problem in group if problem.layer))
-    if not names:
-        return f"{kind}: " if kind else ""
-    if len(names) == 1:
-        return f"layer {names[0]!r}" + (f" ({kind}): " if kind else ": ")
-    more = len(names) - _MOST_LAYERS
-    told = [repr(name) for name in names[: _MOST_LAYERS if more > 1 else _MOST_LAYERS + 1]]
-    listed = f"{', '.join(told)} and {more} more" if more > 1 else f"{', '.join(told[:-1])} and {told[-1]}"
-    return f"{kind}: layers {listed}: " if kind else f"layers {listed}: "
+    kinds = list(dict.fromkeys(problem.kind for problem in group))
+    layers = {problem.layer: problem.kind for problem in group if problem.layer}
+    if not layers:
+        return f"{', '.join(kinds)}: " if any(kinds) else ""
+    told = [
+        repr(name) + (f" ({kind})" if kind and (len(kinds) > 1 or len(layers) == 1) else "")
+        for name, kind in layers.items()
+    ]
+    if len(told) == 1:
+        return f"layer {told[0]}: "
+    if len(told) > _MOST_LAYERS + 1:
+        listed = f"{', '.join(told[:_MOST_LAYERS])} and {len(told) - _MOST_LAYERS} more"
+    else:
+        listed = f"{', '.join(told[:-1])} and {told[-1]}"
+    return f"{kinds[0]}: layers {listed}: " if len(kinds) == 1 and kinds[0] else f"layers {listed}: "
 
 
 def _sentence(text: str) -> str:

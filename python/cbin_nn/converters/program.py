@@ -247,11 +247,15 @@ def computing_type(dtype: str) -> np.dtype[Any]:
     return np.dtype(_HALF.get(dtype, dtype))
 
 
+class _NotComputed(Exception):
+    """Why the value of a constant is not computed: the framework raises, or its answer is not defined."""
+
+
 def _cast(x: Array, dtype: str) -> Array:
     """A value in another type, rounded half to even; bfloat16 is kept as float32.
 
     Raises:
-        ValueError: a number has no place in an integer type.
+        _NotComputed: a number has no place in an integer type.
     """
     if dtype == "bfloat16":
         bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
@@ -261,7 +265,7 @@ def _cast(x: Array, dtype: str) -> Array:
     if x.dtype.kind == "f" and target.kind in "iu":
         whole, limits = np.trunc(x), np.iinfo(target)
         if not np.all((whole >= limits.min) & (whole < float(limits.max) + 1)):
-            raise ValueError(f"a number has no place in {dtype}")
+            raise _NotComputed(f"a number has no place in {dtype}")
     return x.astype(target)
 
 
@@ -284,7 +288,7 @@ def _reshape(x: Array, shape: Iterable[int]) -> Array:
 def _divide(x: Array, y: Array, rounding: str | None) -> Array:
     integers = x.dtype.kind in "iub" and y.dtype.kind in "iub"
     if integers and not y.all() and rounding != "true":
-        raise ValueError("an integer is divided by zero")
+        raise _NotComputed("an integer is divided by zero")
     if rounding == "true" or (rounding is None and not integers):
         return np.asarray(np.true_divide(x, y))
     if rounding == "floor":
@@ -298,7 +302,7 @@ def _divide(x: Array, y: Array, rounding: str | None) -> Array:
 
 def _remainder(x: Array, y: Array) -> Array:
     if x.dtype.kind in "iu" and not y.all():
-        raise ValueError("an integer is divided by zero")
+        raise _NotComputed("an integer is divided by zero")
     return np.asarray(np.remainder(x, y))
 
 
@@ -447,6 +451,10 @@ class ConstantFolder:
                     return value
                 if operation.kind in _PROMOTING or operation.kind == "where":
                     value = _cast(value, stated.dtype)
+        except _NotComputed as error:
+            raise ConversionError(
+                "unsupported-layer", f"layer {operation.layer!r}: its constant is not computed: {error}"
+            ) from error
         except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
             raise ConversionError(
                 "damaged-file", f"its constants do not fit together ({error})", layer=operation.layer

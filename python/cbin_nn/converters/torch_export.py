@@ -17,6 +17,7 @@ before.
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import io
 import json
@@ -118,6 +119,10 @@ def export_module(module: Any, input_shape: Any) -> Any:
         )
     with untouched(torch, module):
         try:
+            if any(tensor.is_inference() for tensor in tensors):
+                module = copy.deepcopy(
+                    module
+                )  # torch can't export parameters that were made in inference mode
             # A module out of an exported program has its mode built in, and no eval().
             with contextlib.suppress(NotImplementedError):
                 module.eval()
@@ -464,6 +469,10 @@ class _Importer:
         needed = {output}
         for operation in reversed(self.writer.operations):
             if operation.output in needed:
+                if (
+                    operation.kind == "unsupported"
+                ):  # a BatchNorm in training mode, say, which is refused as that
+                    return
                 needed.update(operation.inputs)
         for name, layer in self.changed_state.items():
             if name in needed:

@@ -220,14 +220,13 @@ class _Translator:
                 f"its result is read with shape {sides}, and the program states {list(stated.shape)}",
                 layer=self._layer(operation),
             )
-        if isinstance(result, _Comparison) or stated.dtype == "float32":
-            return
-        if stated.dtype == "float64":
+        if "float64" in (stated.dtype, operation.attributes.get("computing")):
             known = [value for name in operation.inputs if (value := self._constant(name)) is not None]
             if any(value.dtype == np.float64 and (self._float32(value) != value).any() for value in known):
                 self.notes.append(
                     f"layer {self._layer(operation)!r}: its constants are float64, and are read as float32"
                 )
+        if isinstance(result, _Comparison) or stated.dtype in ("float32", "float64"):
             return
         if stated.dtype in ("float16", "bfloat16"):
             raise _Unsupported(
@@ -454,7 +453,7 @@ class _Translator:
             value = self._constant(operation.inputs[i])
             if value is None or value.size != 1:
                 raise _Unsupported("its limits are no constant numbers")
-            ends[end] = float(value.reshape(-1)[0])
+            ends[end] = float(self._float32(value).reshape(-1)[0])
         low, high = ends["low"], ends["high"]
         return self._emit(g.Clip, operation, self._tensor(operation), low=low, high=high)
 
@@ -462,7 +461,7 @@ class _Translator:
         x, constant, _ = self._pair(operation)
         if constant is None or constant.size != 1 or len(operation.inputs) != 2:
             raise _Unsupported("the maximum or minimum of anything but a tensor and one number")
-        value = float(constant.reshape(-1)[0])
+        value = float(self._float32(constant).reshape(-1)[0])
         ends: dict[str, Any] = {"low": value} if operation.kind == "maximum" else {"high": value}
         return self._emit(g.Clip, operation, x, **ends)
 
@@ -533,6 +532,13 @@ class _Translator:
             relation = {"ge": "le", "gt": "lt", "le": "ge", "lt": "gt"}[relation]
         return _Comparison(x, relation, constant)
 
+    @staticmethod
+    def _fits(shape: tuple[int, ...], into: tuple[int, ...]) -> bool:
+        """Whether an array is broadcast against a tensor, which keeps its shape."""
+        return len(shape) <= len(into) and all(
+            side in (1, other) for side, other in zip(reversed(shape), reversed(into), strict=False)
+        )
+
     def _where(self, operation: Operation) -> _Value:
         condition = self.values.get(operation.inputs[0])
         if not isinstance(condition, _Comparison):
@@ -543,6 +549,9 @@ class _Translator:
             for e in ends
         ]
         yes, no = numbers
+        for end in ends:
+            if end is not None and not self._fits(end.shape, condition.tensor.source_shape):
+                raise _Unsupported("the numbers that it chooses between make its result larger")
         if yes is None or no is None:
             raise _Unsupported("it chooses between anything but two numbers")
         if not math.isfinite(yes) or not math.isfinite(no):
@@ -697,6 +706,8 @@ class _Translator:
                 span = d * (k - 1) + 1
                 outputs = -(-(side + before + after - span) // s) + 1
                 if (outputs - 1) * s >= side + before:
+                    if a.get("beyond") == "refused":
+                        raise _Unsupported("ceil_mode=1 with a last window that begins in the padding")
                     outputs -= 1
                 ends.append(max(after, (outputs - 1) * s + span - side - before))
             bottom, right = ends
