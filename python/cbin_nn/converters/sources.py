@@ -63,14 +63,15 @@ def read_source(source: Any, *, input_shape: Any = None) -> Graph:
 
         return read_description(source)
     modules = {base.__module__.split(".")[0] for base in type(source).__mro__}
-    if "torch" in modules:
-        from .torch_export import read_module
-
-        return read_module(source, input_shape)
+    # Keras first: with torch as its backend, its models are torch modules too.
     if modules & {"keras", "tf_keras", "tensorflow"}:
         from .keras_live import read_live
 
         return read_live(source)
+    if "torch" in modules:
+        from .torch_export import read_module
+
+        return read_module(source, input_shape)
     raise InvalidArgument(
         "bad-argument",
         f"source: {type(source).__name__} is no file, no Keras model, no torch module and no description (a "
