@@ -186,10 +186,13 @@ class Call:
         self.writer.emit(kind, self.layer, self.output, inputs, **attributes)
 
     def step(self, suffix: str, kind: str, *inputs: str, like: str | None = None, **attributes: Any) -> str:
-        """An operation on the way to the result, in the result's type; returns its tensor's name."""
+        """An operation on the way to the result, in the shape of `like`; returns its tensor's name.
+
+        In the type that the result is computed in, so that half precision is rounded once, as torch does.
+        """
         name = f"{self.output}/{suffix}"
         shape = self.result.shape if like is None else self.type_of(like).shape
-        self.writer.types[name] = TensorType(self.result.dtype, shape)
+        self.writer.types[name] = TensorType(computing_type(self.result.dtype).name, shape)
         self.writer.emit(kind, self.layer, name, inputs, **attributes)
         return name
 
@@ -197,11 +200,12 @@ class Call:
         """A number of the source in the type that it is computed in: the result's, unless told."""
         target = computing_type(dtype or self.result.dtype)
         try:
-            return self.writer.constant(
-                np.asarray(value).astype(target) if target.kind == "f" else np.asarray(value, target)
-            )
+            array = np.asarray(value).astype(target) if target.kind == "f" else np.asarray(value, target)
         except (OverflowError, TypeError, ValueError) as error:
             raise Unsupported(f"the number {value} has no place in {target}") from error
+        name = self.writer.constant(array)
+        self.writer.types[name] = TensorType(target.name, array.shape)
+        return name
 
     def operand(self, name: str, dtype: str | None = None) -> str:
         """A tensor's name; a number becomes a constant of the computing type, as torch takes it."""
@@ -338,8 +342,7 @@ def _times(call: Call, name: str, factor: Any) -> str:
     operand = call.operand(name)
     if factor == 1:
         return operand
-    like = operand if operand in call.writer.types else None
-    return call.step(f"{name} times {factor}", "mul", operand, call.constant(factor), like=like)
+    return call.step(f"{name} times {factor}", "mul", operand, call.constant(factor), like=operand)
 
 
 def _sum_of(kind: str, first: str, second: str) -> Callable[[Call], None]:
