@@ -894,7 +894,7 @@ class _Builder:
         """The network's input, or that of a model inside, which Keras converts its argument to."""
         layer.require(tables.LAYERS["InputLayer"], layer.config)
         dtype, value = _dtype(layer)
-        if dtype not in ({"float32"} if inputs else tables.INPUT_DTYPES):
+        if dtype not in ({"float32", "float64"} if inputs else tables.INPUT_DTYPES):
             raise layer.refuse(
                 "unsupported-option",
                 f"dtype={value}: what is fed would be converted to it, and not be the same; use float32",
