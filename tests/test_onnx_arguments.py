@@ -146,9 +146,9 @@ def test_every_argument_gives_the_networks_answers_or_is_refused(
             f"(operator, argument) pairs, {len(triples)} (operator, argument, operator set) triples: "
             f"{count['right']} right, {count['refused']} refused; {changed} change the network's answers"
         )
-    if onnx.defs.onnx_opset_version() >= 23:
-        assert len(pairs) >= 100 and len(triples) >= 335
-        assert count["right"] >= 1450 and changed >= 750
+    # Of 101, 340, 1500 and 768 with onnx 1.23; 99, 311, 1430 and 757 with 1.18.
+    assert len(pairs) >= 98 and len(triples) >= 310
+    assert count["right"] >= 1420 and changed >= 750
 
 
 def test_plain_operators_convert(outcomes: list[Outcome]) -> None:
@@ -174,7 +174,7 @@ def test_onnx_run_answers_as_onnxruntime(outcomes: list[Outcome]) -> None:
     # onnxruntime's mask of a dropout before set 12 is no mask, and its root of a negative number no NaN.
     apart = [name for name in apart if not name.startswith(("Dropout-7", "Dropout-10", "Sqrt"))]
     assert not apart, "\n".join(apart)
-    assert FULL or onnx.defs.onnx_opset_version() < 23 or len(both) >= 1400
+    assert FULL or len(both) >= 1400
 
 
 def test_onnx_reference_differs_where_onnx_run_says(outcomes: list[Outcome]) -> None:
