@@ -1343,14 +1343,12 @@ def _along_channels(layer: _Layer, key: str, value: Any, shape: Shape) -> Float3
     along the last axis.
     """
     channels = shape[-1]
-    value = _plain(value)
+    value = value.tolist() if isinstance(value, np.ndarray) else _plain(value)
     sides: list[int] = []
     inner = value
     while isinstance(inner, list) and inner and len(sides) <= len(shape):
         sides.append(len(inner))
         inner = inner[0]
-    if isinstance(value, np.ndarray):
-        sides = list(value.shape)
     if any(side != 1 for side in sides[:-1]) or (sides and sides[-1] not in (1, channels)):
         raise layer.refuse(
             "unsupported-option",
@@ -1387,8 +1385,6 @@ def _pair(layer: _Layer, key: str, default: tuple[int, int] | None = None) -> tu
 
 def _as_number(layer: _Layer, key: str, value: Any) -> float:
     value = _plain(value)  # Keras wraps NumPy scalars
-    if isinstance(value, np.floating):
-        value = float(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 3e38:
         return float(value)
     raise layer.refuse("damaged-file", f"{key}={str(value)[:60]}; expected a finite number")
