@@ -21,9 +21,10 @@ import numpy as np
 import pytest
 from arguments_replay import outcome, stored
 from cbin_nn.converters import graph as g
-from cbin_nn.converters import keras as reader
-from cbin_nn.converters import keras_signatures as tables
 from cbin_nn.converters import read_keras
+from cbin_nn.converters.keras import signatures as tables
+from cbin_nn.converters.keras.builder import Builder
+from cbin_nn.converters.keras.weights import Weights
 from cbin_nn.errors import ConversionError
 from cbin_nn.images import draw_images
 
@@ -289,6 +290,6 @@ def test_variables_that_no_layer_takes_are_refused_in_archives(
 
 
 def test_tables_are_of_layers_that_the_reader_handles() -> None:
-    handled = set(reader._Builder(reader._Weights()).handlers)
+    handled = set(Builder(Weights()).handlers)
     assert handled <= set(tables.LAYERS)
     assert set(tables.LAYERS) == handled | tables.DROPOUTS | tables.SIGN_LAYERS | {"InputLayer"}

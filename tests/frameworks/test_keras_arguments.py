@@ -20,8 +20,8 @@ from typing import Any
 import keras_arguments as arguments
 import pytest
 from arguments_replay import Store, outcome
-from cbin_nn.converters import keras_signatures as tables
 from cbin_nn.converters import read_source
+from cbin_nn.converters.keras import signatures as tables
 from cbin_nn.errors import ConversionError
 from conftest import FIXTURES, require
 
