@@ -610,8 +610,8 @@ def _squeeze(call: Call) -> None:
     shape = call.type_of(call.tensor()).shape
     axes = call.axes("dim") if "dim" in call.arguments else list(range(len(shape)))
     dropped = [axis for axis in axes if axis < len(shape) and shape[axis] == 1]
-    if call.tensor() in call.writer.dependent and len(call.result.shape) == len(shape) - len(dropped):
-        dropped = [axis for axis in dropped if axis or "dim" in call.arguments]
+    if "dim" not in call.arguments and call.tensor() in call.writer.dependent:
+        dropped = [axis for axis in dropped if axis]  # the batch stays, of which this is one image
     if dropped:
         call.emit("squeeze", call.tensor(), axes=dropped)
     else:
