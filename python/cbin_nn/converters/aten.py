@@ -278,6 +278,10 @@ _BY_BATCH = (
     "it normalises by statistics of the images that it is given: its answers depend on the batch; call "
     "model.eval() before the export, and keep running statistics (track_running_stats=True)"
 )
+_PADDING = (
+    "padding as an operation of its own does not convert; as many zeros on both sides, right before a "
+    "convolution, can be its argument padding"
+)
 _BY_IMAGE = "it normalises by each image's own statistics, which no operator here computes; use BatchNorm"
 _REASONS = {
     "instance_norm": _BY_IMAGE,
@@ -285,9 +289,8 @@ _REASONS = {
     "native_group_norm": _BY_IMAGE,
     "layer_norm": _BY_IMAGE,
     "native_layer_norm": _BY_IMAGE,
-    "pad": "padding as an operation of its own does not convert; where it adds zeros, pad in the convolution",
-    "constant_pad_nd": "padding as an operation of its own does not convert; where it adds zeros, pad in the "
-    "convolution",
+    "pad": _PADDING,
+    "constant_pad_nd": _PADDING,
 }
 
 
