@@ -61,7 +61,7 @@ def test_every_argument_gives_torchs_answers_or_is_refused(fixtures: Path, tmp_p
         if "softmax" in name:  # dropped, as the report says
             got = got - got.max(axis=1, keepdims=True)
             got = got - np.log(np.exp(got).sum(axis=1, keepdims=True))
-            got = got if "log" in name else np.exp(got)
+            got = got if "log_softmax" in name else np.exp(got)
         report = model.conversion
         assert report is not None and report.graph is not None
         slack = (0.02 if report.operators[-1].approximations else 1e-4) * max(1, np.abs(expected).max())
@@ -73,4 +73,4 @@ def test_every_argument_gives_torchs_answers_or_is_refused(fixtures: Path, tmp_p
         right += 1
     assert not sources
     assert {name.split("/")[0] for name in names} == set(OPERATORS)
-    assert right > 150 and refused > 80, (right, refused)
+    assert right >= 500 and refused >= 130, (right, refused)

@@ -278,6 +278,10 @@ _BY_BATCH = (
     "it normalises by statistics of the images that it is given: its answers depend on the batch; call "
     "model.eval() before the export, and keep running statistics (track_running_stats=True)"
 )
+_PADDING = (
+    "padding as an operation of its own does not convert; as many zeros on both sides, right before a "
+    "convolution, can be its argument padding"
+)
 _BY_IMAGE = "it normalises by each image's own statistics, which no operator here computes; use BatchNorm"
 _REASONS = {
     "instance_norm": _BY_IMAGE,
@@ -285,9 +289,8 @@ _REASONS = {
     "native_group_norm": _BY_IMAGE,
     "layer_norm": _BY_IMAGE,
     "native_layer_norm": _BY_IMAGE,
-    "pad": "padding as an operation of its own does not convert; where it adds zeros, pad in the convolution",
-    "constant_pad_nd": "padding as an operation of its own does not convert; where it adds zeros, pad in the "
-    "convolution",
+    "pad": _PADDING,
+    "constant_pad_nd": _PADDING,
 }
 
 
@@ -610,8 +613,8 @@ def _squeeze(call: Call) -> None:
     shape = call.type_of(call.tensor()).shape
     axes = call.axes("dim") if "dim" in call.arguments else list(range(len(shape)))
     dropped = [axis for axis in axes if axis < len(shape) and shape[axis] == 1]
-    if call.tensor() in call.writer.dependent and len(call.result.shape) == len(shape) - len(dropped):
-        dropped = [axis for axis in dropped if axis or "dim" in call.arguments]
+    if "dim" not in call.arguments and call.tensor() in call.writer.dependent:
+        dropped = [axis for axis in dropped if axis]  # the batch stays, of which this is one image
     if dropped:
         call.emit("squeeze", call.tensor(), axes=dropped)
     else:

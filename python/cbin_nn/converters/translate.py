@@ -213,7 +213,10 @@ class _Translator:
         sides = list(tensor.source_shape)
         if "N" in tensor.axes and stated.shape:
             place = tensor.axes.index("N")
-            sides[place] = stated.shape[place] or 1 if place < len(stated.shape) else 1
+            if self.program.batch == 1 and len(stated.shape) == len(sides) - 1:
+                del sides[place]  # written down for one image, and squeezed
+            elif place < len(stated.shape):
+                sides[place] = stated.shape[place] or 1
         if not stated.fits(tuple(sides)):
             raise ConversionError(
                 "bad-graph",
