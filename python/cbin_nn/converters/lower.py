@@ -72,6 +72,18 @@ __all__ = ["ConversionReport", "OperatorReport", "lower", "simplest_fraction"]
 
 OUTPUTS = ("i8", "i16", "i32", "f32")
 
+# What `_check_cost` lets pass: some seconds' work, far above what a network for microcontrollers has.
+
+#: Rules of elements in a network: 4 MiB of a file.
+_MOST_RULES = 2**19
+#: Bends of a chain that any layer may have; each further one may double the pieces.
+_FEW_BENDS = 3
+_MOST_PIECES = 2**17
+#: BatchNorms and steps of a chain that any layer before a sign may have. Exact arithmetic takes as long as
+#: the cube of the former, since their square roots multiply, and as the square of the latter.
+_FEW_NORMS, _FEW_STEPS = 3, 16
+_MOST_TERMS = 2**20
+
 #: int8, or int16 in a first layer. Only `qqconv2d` takes the latter, and nothing else is given it.
 Weights = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
@@ -339,6 +351,8 @@ class _Lowering:
         #: The last dense layer, if no sign follows it.
         self.last = layers[-1] if layers and isinstance(layers[-1], g.Dense) else None
         self.names: set[str] = set()
+        #: Rules of elements, rather than of channels, so far.
+        self.rules = 0
 
     # -- helpers
 
@@ -764,6 +778,7 @@ class _Lowering:
     def _close_at(self, state: _Open, node: g.Sign) -> None:
         """Closes an open layer at its sign, with what that does to an exact 0."""
         channels = state.plane[-1]
+        self._check_cost(state)
         if node.zero == -1:
             state.strict = np.ones(channels, np.bool_)
         elif node.strict_channels:
@@ -783,6 +798,48 @@ class _Lowering:
                 self.zeros.append((node, state.node.layer, found))
         self._close(state)
         self.reports[-1] = replace(self.reports[-1], sign=node.name, tensor=node.name)
+
+    def _check_cost(self, state: _Open, *, last: bool = False) -> None:
+        """Refuses a chain that would take minutes to fold exactly, whatever layers and sizes a file states.
+
+        Args:
+            state: the layer, with its whole chain.
+            last: the head, each of whose units is folded in exact arithmetic; else few channels are.
+        """
+        chain = [node for each in state.chains for node in each]
+        sizes = [
+            value.size for node in chain for value in vars(node).values() if isinstance(value, np.ndarray)
+        ]
+        count = state.plane[-1]
+        if max(sizes, default=0) > count:
+            count = math.prod(state.plane)
+            self.rules += count
+        if self.rules > _MOST_RULES:
+            raise self._refuse(
+                state.node,
+                "too-many-rules",
+                f"parameters by element make {self.rules} rules up to here, and {_MOST_RULES} convert",
+                "by element",
+            )
+        bends = sum(
+            (node.low is not None) + (node.high is not None) if isinstance(node, g.Clip) else 1
+            for node in chain
+            if isinstance(node, (g.Clip, g.PReLU))
+        )
+        norms = sum(isinstance(node, g.BatchNorm) for node in chain)
+        steps = len(chain) + 2 * bends
+        bent = bends > _FEW_BENDS and count << min(bends, 64) > _MOST_PIECES
+        long = (last or norms > _FEW_NORMS or steps > _FEW_STEPS) and count * (
+            norms**3 + steps**2
+        ) > _MOST_TERMS
+        if bent or long:
+            raise self._refuse(
+                state.node,
+                "chain-too-long",
+                f"{len(chain)} layers and operations follow it, {bends} of them bent (PReLU, ReLU, clip) and "
+                f"{norms} BatchNorms, which is too much to fold exactly for {count} results",
+                "long chain",
+            )
 
     @staticmethod
     def _plane_after(state: _Open, pools: int) -> tuple[int, ...]:
@@ -1032,6 +1089,7 @@ class _Lowering:
                 "it ends the network, and its result is no number for each class",
                 "end",
             )
+        self._check_cost(state, last=True)
         planned = self._steps(state, state.chains[0], state.plane, head=True)
         found = self._accumulators(state)
         steps = [p.build(state.plane[-1:]) for p in planned]
