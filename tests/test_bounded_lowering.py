@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 
 import cbin_nn
 import numpy as np
 import pytest
 from cbin_nn.converters import graph as g
 from cbin_nn.converters import lower
+from cbin_nn.converters.quantize import quantize_weights
 from cbin_nn.errors import ConversionError
 from cbin_nn.model import assemble
 from cbin_nn.operators import Window
@@ -109,6 +113,38 @@ def test_wide_planes_choose_layouts_from_fewer_images() -> None:
     begun = time.process_time()
     model = assemble(*lower(network([image, conv, pool])))
     assert model.macs > 10**11 and time.process_time() - begun < 10
+
+
+@pytest.mark.parametrize("place", ["image", "first", "head"])
+def test_scales_beyond_float64(place: str) -> None:
+    """Exact rationals have no largest number; the floats that estimate them do."""
+
+    def scale(name: str, before: str, channels: int) -> g.Node:
+        return g.Linear(name, name, (before,), Fraction(10**450))
+
+    image, conv = start()
+    if place == "image":
+        scales = chain(scale, 2, 3, "image")
+        graph = network([image, *scales, replace(conv, inputs=(scales[-1].name,))])
+    elif place == "first":
+        graph = network([image, conv, *chain(scale, 2, 16, "first")])
+    else:
+        graph = network([image, conv], chain(scale, 2, 10, "head"))
+    with pytest.raises(ConversionError):
+        lower(graph)
+
+
+@pytest.mark.parametrize("magnitudes", [3, 500_000])
+def test_a_large_head_is_quantized_in_little_memory(magnitudes: int) -> None:
+    """Trying every scale on every weight at once would take 6 GB."""
+    values = floats.random(magnitudes) + 0.5
+    real = values[np.arange(250 * 250 * 8) % magnitudes][None, :].repeat(2, axis=0)
+    tracemalloc.start()
+    found = quantize_weights(real, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300 * 2**20
+    assert found.errors.max() <= found.scale.max() * 0.51
 
 
 def test_limits_of_the_operators_name_the_source() -> None:

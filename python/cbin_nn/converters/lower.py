@@ -361,6 +361,12 @@ class _Lowering:
         told = advice(what, self.graph.framework) if what else ""
         return ConversionError(slug, reason, layer=node.layer, advice=told)
 
+    def _told(self, error: ConversionError | OverflowError, node: g.Node) -> ConversionError:
+        """A refusal as it is, or that of exact numbers which no float64 holds."""
+        if isinstance(error, ConversionError):
+            return error
+        return self._refuse(node, "not-finite", "the scales up to it multiply to a number beyond float64")
+
     def _refuse_weights(self, node: g.Conv2D | g.Dense) -> ConversionError:
         reason, told = _real_weights(node, self.graph.framework)
         return ConversionError("unsupported-layer", reason, layer=node.layer, advice=told)
@@ -385,12 +391,15 @@ class _Lowering:
                         f"nothing can follow the softmax of {self.softmax!r}; remove it",
                     )
                 self._visit(node)
-            except ConversionError as error:
-                self.problems.append(Problem.of(error))
+            except (ConversionError, OverflowError) as error:
+                self.problems.append(Problem.of(self._told(error, node)))
                 self._recover(node)
         if self.problems:
             raise together([*self.problems, *(self.zero_problems() if len(self.zeros) > 1 else [])])
-        self._finish()
+        try:
+            self._finish()
+        except OverflowError as error:
+            raise self._told(error, self.graph.nodes[-1]) from error
         assert len(self.input_shape) == 3
         model = LoweredModel(
             name=self.graph.name,
@@ -637,6 +646,10 @@ class _Lowering:
             real = real * np.array([float(scale) for scale in scales])
             if node.scale is not None:
                 real = real * node.scale.astype(np.float64)[:, None, None, None]
+            if np.abs(real).max(initial=0) > np.finfo(np.float32).max:
+                raise self._refuse(
+                    node, "unsupported-scale", "its weights times the input's scales are beyond float32"
+                )
         products = math.prod(kernel.shape[1:])
         ratios = [offset / scale for offset, scale in zip(offsets, scales, strict=True)]
         bytes_, ratio_error = self._integer_input(node, ratios, products, binary)
