@@ -233,6 +233,9 @@ def _slots(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
 def _json_text(text: str, rng: random.Random) -> str:
     """A JSON document with one to three values changed."""
     document = json.loads(text)
+    if rng.random() < 0.08:
+        _repeat(document, rng)
+        return _dumped(document)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         slots = _slots(document, [])
         if not slots:
@@ -247,6 +250,49 @@ def _json_text(text: str, rng: random.Random) -> str:
             ("[" * 10**5, text[: rng.randrange(len(text))], f'{{"a": {"9" * 10**6}}}', '{"a":' * 10**5)
         )
     return text
+
+
+_REPEATS = (2, 5, 20, 200)
+
+
+def _repeat(document: Any, rng: random.Random) -> None:
+    """A layer without weights, or a node of a torch program, many times over: chains that nobody writes."""
+    count = rng.choice(_REPEATS)
+    lists = [
+        w[k] for w, k in _slots(document, []) if k in ("layers", "nodes") and isinstance(w[k], list) and w[k]
+    ]
+    if not lists:
+        return
+    layers = rng.choice(lists)
+    at = rng.randrange(len(layers))
+    if "target" in layers[at]:  # torch: the last copy makes what the node made
+        node = layers[at]
+        tensors = [each["arg"]["as_tensor"] for each in node["inputs"] if "as_tensor" in each["arg"]]
+        if not tensors or "as_tensor" not in node["outputs"][0]:
+            return
+        made = node["outputs"][0]["as_tensor"]["name"]
+        copies = [json.loads(json.dumps(node)) for _ in range(count)]
+        for i, copy in enumerate(copies):
+            arguments = [each["arg"]["as_tensor"] for each in copy["inputs"] if "as_tensor" in each["arg"]]
+            if i:
+                arguments[0]["name"] = f"{made}_{i - 1}"
+            copy["outputs"][0]["as_tensor"]["name"] = made if i == count - 1 else f"{made}_{i}"
+        layers[at : at + 1] = copies
+        return
+    kind, settings = rng.choice(
+        (
+            ("ReLU", {}),
+            ("LeakyReLU", {"alpha": 0.25, "negative_slope": 0.25}),
+            ("Activation", {"activation": "relu"}),
+            ("Rescaling", {"scale": 0.9, "offset": 0.1}),
+            ("MaxPooling2D", {"pool_size": [1, 1], "strides": [1, 1], "padding": "valid"}),
+            ("Dropout", {"rate": 0.5}),
+        )
+    )
+    layers[at:at] = [
+        {"class_name": kind, "config": {"name": f"repeated_{i}", "dtype": "float32", **settings}}
+        for i in range(count)
+    ]
 
 
 def _dumped(document: Any) -> str:
@@ -537,8 +583,10 @@ def _onnx_objects(data: bytes, rng: random.Random) -> bytes:
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         node = rng.choice(graph.node)
         tensor = rng.choice(graph.initializer) if graph.initializer else None
-        change = rng.randrange(13)
-        if change <= 2 and node.attribute:
+        change = rng.randrange(14)
+        if change == 13 and node.input and len(node.output) == 1:
+            _repeat_node(graph, node, rng.choice(_REPEATS))
+        elif change <= 2 and node.attribute:
             _edit_attribute(rng.choice(node.attribute), rng)
         elif change == 3:
             node.op_type = rng.choice(_OPERATORS)
@@ -577,6 +625,22 @@ def _onnx_objects(data: bytes, rng: random.Random) -> bytes:
 
 _INTEGERS = (0, 1, -1, 2, 3, 5, 32, 33, 64, 255, 1000, 65535, 2**20, 2**31 - 1, 2**31, 2**62, -(2**63))
 _FLOATS = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, 3e38, 1e30, -1.0, 0.5)
+
+
+def _repeat_node(graph: Any, node: Any, count: int) -> None:
+    """A node many times over; the last copy makes what the node made."""
+    nodes = list(graph.node)
+    at = next(i for i, each in enumerate(nodes) if each == node)
+    made = node.output[0]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for _ in range(count)]
+    for i, copy in enumerate(copies):
+        if i:
+            copy.input[0] = f"{made}_{i - 1}"
+        copy.output[0] = made if i == count - 1 else f"{made}_{i}"
+    whole = [onnx.NodeProto.FromString(each.SerializeToString()) for each in nodes]
+    whole[at : at + 1] = copies
+    del graph.node[:]
+    graph.node.extend(whole)
 
 
 def _edit_attribute(attribute: Any, rng: random.Random) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _native
-from .errors import InvalidArgument, ModelFileError
+from .errors import ConversionError, InvalidArgument, ModelFileError
 from .files import write_atomically
 from .geometry import array as as_array
 from .geometry import thread_count
@@ -614,7 +614,12 @@ def convert(
         fuse=fuse,
         input_shape=input_shape,
     )
-    return assemble(lowered, report)
+    try:
+        return assemble(lowered, report)
+    except (ConversionError, InvalidArgument) as error:  # what the source states is beyond a limit
+        from .converters.sources import describe
+
+        raise ConversionError(error.slug, error.message).inside(describe(source)) from error
 
 
 def assemble(lowered: LoweredModel, report: ConversionReport) -> Model:

@@ -72,6 +72,18 @@ __all__ = ["ConversionReport", "OperatorReport", "lower", "simplest_fraction"]
 
 OUTPUTS = ("i8", "i16", "i32", "f32")
 
+# What `_check_cost` lets pass: some seconds' work, far above what a network for microcontrollers has.
+
+#: Rules of elements in a network: 4 MiB of a file.
+_MOST_RULES = 2**19
+#: Bends of a chain that any layer may have; each further one may double the pieces.
+_FEW_BENDS = 3
+_MOST_PIECES = 2**17
+#: BatchNorms and steps of a chain that any layer before a sign may have. Exact arithmetic takes as long as
+#: the cube of the former, since their square roots multiply, and as the square of the latter.
+_FEW_NORMS, _FEW_STEPS = 3, 16
+_MOST_TERMS = 2**20
+
 #: int8, or int16 in a first layer. Only `qqconv2d` takes the latter, and nothing else is given it.
 Weights = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
@@ -339,6 +351,8 @@ class _Lowering:
         #: The last dense layer, if no sign follows it.
         self.last = layers[-1] if layers and isinstance(layers[-1], g.Dense) else None
         self.names: set[str] = set()
+        #: Rules of elements, rather than of channels, so far.
+        self.rules = 0
 
     # -- helpers
 
@@ -346,6 +360,12 @@ class _Lowering:
         """An error about a node's layer; `what` is an entry of `words`."""
         told = advice(what, self.graph.framework) if what else ""
         return ConversionError(slug, reason, layer=node.layer, advice=told)
+
+    def _told(self, error: ConversionError | OverflowError, node: g.Node) -> ConversionError:
+        """A refusal as it is, or that of exact numbers which no float64 holds."""
+        if isinstance(error, ConversionError):
+            return error
+        return self._refuse(node, "not-finite", "the scales up to it multiply to a number beyond float64")
 
     def _refuse_weights(self, node: g.Conv2D | g.Dense) -> ConversionError:
         reason, told = _real_weights(node, self.graph.framework)
@@ -371,12 +391,15 @@ class _Lowering:
                         f"nothing can follow the softmax of {self.softmax!r}; remove it",
                     )
                 self._visit(node)
-            except ConversionError as error:
-                self.problems.append(Problem.of(error))
+            except (ConversionError, OverflowError) as error:
+                self.problems.append(Problem.of(self._told(error, node)))
                 self._recover(node)
         if self.problems:
             raise together([*self.problems, *(self.zero_problems() if len(self.zeros) > 1 else [])])
-        self._finish()
+        try:
+            self._finish()
+        except OverflowError as error:
+            raise self._told(error, self.graph.nodes[-1]) from error
         assert len(self.input_shape) == 3
         model = LoweredModel(
             name=self.graph.name,
@@ -623,6 +646,10 @@ class _Lowering:
             real = real * np.array([float(scale) for scale in scales])
             if node.scale is not None:
                 real = real * node.scale.astype(np.float64)[:, None, None, None]
+            if np.abs(real).max(initial=0) > np.finfo(np.float32).max:
+                raise self._refuse(
+                    node, "unsupported-scale", "its weights times the input's scales are beyond float32"
+                )
         products = math.prod(kernel.shape[1:])
         ratios = [offset / scale for offset, scale in zip(offsets, scales, strict=True)]
         bytes_, ratio_error = self._integer_input(node, ratios, products, binary)
@@ -764,6 +791,7 @@ class _Lowering:
     def _close_at(self, state: _Open, node: g.Sign) -> None:
         """Closes an open layer at its sign, with what that does to an exact 0."""
         channels = state.plane[-1]
+        self._check_cost(state)
         if node.zero == -1:
             state.strict = np.ones(channels, np.bool_)
         elif node.strict_channels:
@@ -783,6 +811,48 @@ class _Lowering:
                 self.zeros.append((node, state.node.layer, found))
         self._close(state)
         self.reports[-1] = replace(self.reports[-1], sign=node.name, tensor=node.name)
+
+    def _check_cost(self, state: _Open, *, last: bool = False) -> None:
+        """Refuses a chain that would take minutes to fold exactly, whatever layers and sizes a file states.
+
+        Args:
+            state: the layer, with its whole chain.
+            last: the head, each of whose units is folded in exact arithmetic; else few channels are.
+        """
+        chain = [node for each in state.chains for node in each]
+        sizes = [
+            value.size for node in chain for value in vars(node).values() if isinstance(value, np.ndarray)
+        ]
+        count = state.plane[-1]
+        if max(sizes, default=0) > count:
+            count = math.prod(state.plane)
+            self.rules += count
+        if self.rules > _MOST_RULES:
+            raise self._refuse(
+                state.node,
+                "too-many-rules",
+                f"parameters by element make {self.rules} rules up to here, and {_MOST_RULES} convert",
+                "by element",
+            )
+        bends = sum(
+            (node.low is not None) + (node.high is not None) if isinstance(node, g.Clip) else 1
+            for node in chain
+            if isinstance(node, (g.Clip, g.PReLU))
+        )
+        norms = sum(isinstance(node, g.BatchNorm) for node in chain)
+        steps = len(chain) + 2 * bends
+        bent = bends > _FEW_BENDS and count << min(bends, 64) > _MOST_PIECES
+        long = (last or norms > _FEW_NORMS or steps > _FEW_STEPS) and count * (
+            norms**3 + steps**2
+        ) > _MOST_TERMS
+        if bent or long:
+            raise self._refuse(
+                state.node,
+                "chain-too-long",
+                f"{len(chain)} layers and operations follow it, {bends} of them bent (PReLU, ReLU, clip) and "
+                f"{norms} BatchNorms, which is too much to fold exactly for {count} results",
+                "long chain",
+            )
 
     @staticmethod
     def _plane_after(state: _Open, pools: int) -> tuple[int, ...]:
@@ -1032,6 +1102,7 @@ class _Lowering:
                 "it ends the network, and its result is no number for each class",
                 "end",
             )
+        self._check_cost(state, last=True)
         planned = self._steps(state, state.chains[0], state.plane, head=True)
         found = self._accumulators(state)
         steps = [p.build(state.plane[-1:]) for p in planned]

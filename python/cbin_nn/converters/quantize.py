@@ -31,6 +31,11 @@ Floats = npt.NDArray[np.float64]
 _MOST = 127
 #: Filters with at most this many distinct magnitudes try each of them as the reference of a scale.
 _FEW = 4
+#: Products of weights and scales that the choice of a layer's scales may take, some seconds' worth. Layers
+#: beyond it, larger than a microcontroller holds, try fewer scales.
+_WORK = 2**28
+#: Values that are looked at together, so that memory stays bounded.
+_BLOCK = 2**21
 
 
 @dataclass(frozen=True)
@@ -72,27 +77,52 @@ def _quantized(real: Floats, groups: int, most: int) -> QuantizedWeights:
         peak = float(np.abs(values).max(initial=0.0))
         if peak < 2.0**-100:
             continue
-        candidates = _candidates(values, peak, most)
-        steps = values[None, :] / candidates[:, None]
-        rounded = np.rint(steps)
-        cost = (((rounded - steps) * candidates[:, None]) ** 2).sum(axis=1)
+        magnitudes, counts = np.unique(np.abs(values[values != 0]), return_counts=True)
+        if magnitudes.size > _FEW:  # of 16-bit scales the largest is best but for ties
+            tried = min(most if most <= _MOST else 1, _WORK // real.size)
+            candidates = _candidates(np.array([peak]), peak, most, tried)
+            cost = _cost(values, None, candidates)
+        else:
+            tried = most if most <= _MOST else most - most // 2 + 1
+            if real.size * magnitudes.size * tried <= _WORK:
+                candidates = _candidates(magnitudes, peak, most, tried)
+                cost = _cost(values, None, candidates)
+            else:  # so many weights that each magnitude is looked at once
+                tried = min(tried, _WORK // (len(real) * magnitudes.size**2))
+                candidates = _candidates(magnitudes, peak, most, tried)
+                cost = _cost(magnitudes, counts, candidates)
         best = int(cost.argmin())
         scales[row] = candidates[best]
-        weights[row] = _rounded(steps[best], groups, most)
+        weights[row] = _rounded(values / candidates[best], groups, most)
     errors = np.abs(real - weights * scales.astype(np.float64)[:, None])
     return QuantizedWeights(weights, scales, errors)
 
 
-def _candidates(values: Floats, peak: float, most: int) -> Floats:
-    """Scales to try, as float32 values; none makes a weight overflow."""
-    magnitudes = np.unique(np.abs(values[values != 0]))
-    few = magnitudes.size <= _FEW
-    references = magnitudes if few else np.array([peak])
-    # 8-bit weights have few scales, and all are tried; among 16-bit ones the largest is best but for ties.
-    least = 1 if most <= _MOST else most // 2 if few else most
-    table = (references[:, None] / np.arange(least, most + 1)[None, :]).reshape(-1).astype(np.float32)
+def _candidates(references: Floats, peak: float, most: int, tried: int) -> Floats:
+    """Scales to try, as float32 values; none makes a weight overflow.
+
+    Args:
+        references: weights that may become a whole number of steps.
+        peak: the largest weight.
+        most: the largest integer.
+        tried: how many scales of each reference, the smallest ones, at least 1.
+    """
+    steps = np.arange(most + 1 - max(tried, 1), most + 1)
+    table = (references[:, None] / steps[None, :]).reshape(-1).astype(np.float32)
     scales = table[table > 0].astype(np.float64)  # a denormal reference leaves no float32 scale
     return np.asarray(scales[peak / scales <= most + 0.25])
+
+
+def _cost(values: Floats, counts: npt.NDArray[np.int64] | None, candidates: Floats) -> Floats:
+    """The sum of squared errors of `values`, each `counts` times, with each scale: (candidates,)."""
+    rows = max(1, _BLOCK // max(1, values.size))
+    parts = []
+    for begin in range(0, len(candidates), rows):
+        scales = candidates[begin : begin + rows, None]
+        steps = values[None, :] / scales
+        squares = ((np.rint(steps) - steps) * scales) ** 2
+        parts.append(squares.sum(axis=1) if counts is None else squares @ counts)
+    return np.concatenate(parts)
 
 
 def _rounded(steps: Floats, groups: int, most: int) -> npt.NDArray[np.float64]:

@@ -47,6 +47,11 @@ _TABLE: dict[str, dict[str, str]] = {
         "": "begin with a layer on the image itself, without a sign before it",
         "keras": "leave out the first layer's input_quantizer",
     },
+    "by element": {
+        "": "share the parameters over height and width",
+        "keras": "share the parameters over height and width (PReLU's shared_axes=[1, 2])",
+    },
+    "long chain": {"": "leave out what repeats, and merge BatchNorms that follow one another"},
     "end": {
         "": "the network must end in a dense layer on bits (a linear layer after a sign), perhaps with bias, "
         "BatchNorm, PReLU or softmax after it",
