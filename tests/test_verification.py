@@ -10,9 +10,10 @@ from typing import Any
 import cbin_nn
 import numpy as np
 import pytest
-from cbin_nn import converters
+from cbin_nn import converters, verification
 from cbin_nn.converters import graph as g
 from cbin_nn.converters import lower, passes, read_source
+from cbin_nn.converters.evaluate import walk
 from cbin_nn.errors import InvalidArgument
 from cbin_nn.images import draw_images
 from cbin_nn.model import assemble
@@ -333,6 +334,25 @@ def test_a_framework_that_fails_is_said_to(fixtures: Path, monkeypatch: pytest.M
     assert "own reading alone" in str(check) and "nothing judged the reading" in str(check)
     with pytest.raises(InvalidArgument, match="no such kernel"):
         cbin_nn.verify(model, source, images, engine="framework")
+
+
+def test_a_softmax_may_underflow_and_no_more() -> None:
+    nodes = [
+        g.Input("image", "image", (), (1, 1, 3)),
+        g.Flatten("flat", "flat", ("image",)),
+        g.Softmax("end", "end", ("flat",)),
+    ]
+    logits = np.array([[[[0, -86.6, -40]]]])
+    *_, (_, _, found) = walk(g.Graph("net", nodes, "end"), logits)
+    tiny = np.exp(-40.0)
+    for given, differs in (
+        ([1, 0, tiny], []),
+        ([1, 0, 0], [2]),
+        ([1, 0, tiny * 1.01], [2]),
+        ([0.99, 0, tiny], [0]),
+    ):
+        wrong, _ = verification._numbers_differ(np.array([given]), found, verification._FLOAT32)
+        assert np.flatnonzero(wrong).tolist() == differs
 
 
 @pytest.mark.parametrize("name", ["O01.onnx", "OPS13_ts.onnx"])
