@@ -298,7 +298,7 @@ class Hunt:
             return
         self.found += 1
         self.kinds[fault.kind] += 1
-        if first[where] in fault.places:
+        if set(first[where].split(" + ")) & set(fault.places):
             self.placed += 1
         else:
             self.elsewhere.append(f"{fault.kind} at {fault.places}: {first[where]}")

@@ -146,9 +146,9 @@ def test_every_argument_gives_the_networks_answers_or_is_refused(
             f"(operator, argument) pairs, {len(triples)} (operator, argument, operator set) triples: "
             f"{count['right']} right, {count['refused']} refused; {changed} change the network's answers"
         )
-    if onnx.defs.onnx_opset_version() >= 23:
-        assert len(pairs) >= 100 and len(triples) >= 335
-        assert count["right"] >= 1450 and changed >= 750
+    # Of 101, 340, 1500 and 768 with onnx 1.23; 99, 311, 1430 and 757 with 1.18.
+    assert len(pairs) >= 98 and len(triples) >= 310
+    assert count["right"] >= 1420 and changed >= 750
 
 
 def test_plain_operators_convert(outcomes: list[Outcome]) -> None:
@@ -171,10 +171,11 @@ def test_a_refusal_says_what_and_where(outcomes: list[Outcome]) -> None:
 def test_onnx_run_answers_as_onnxruntime(outcomes: list[Outcome]) -> None:
     both = [o for o in outcomes if o.truth is not None and o.recorded is not None]
     apart = [o.case.name for o in both if not close(o.truth[: len(o.recorded)], o.recorded)]
-    # onnxruntime's mask of a dropout before set 12 is no mask, and its root of a negative number no NaN.
+    # Before set 12 they fill the mask of an inactive dropout differently; and of NaN, a root of a negative
+    # number, what stands for BipolarQuant in the recording makes +1. The reader refuses both.
     apart = [name for name in apart if not name.startswith(("Dropout-7", "Dropout-10", "Sqrt"))]
     assert not apart, "\n".join(apart)
-    assert FULL or onnx.defs.onnx_opset_version() < 23 or len(both) >= 1400
+    assert FULL or len(both) >= 1400
 
 
 def test_onnx_reference_differs_where_onnx_run_says(outcomes: list[Outcome]) -> None:
@@ -417,6 +418,63 @@ def test_types_are_the_files_own(tmp_path: Path) -> None:
         return b.add("Cast", [y], to=TensorProto.FLOAT)
 
     assert "int32" in str(refusal(network(17, "sums", halved, {}), tmp_path))
+
+
+@pytest.mark.parametrize("ends", [(-np.inf, 0.5), (-0.5, np.inf), (-np.inf, np.inf)])
+def test_infinite_limits_are_none(tmp_path: Path, ends: tuple[float, float]) -> None:
+    def clipped(b: Builder, x: str, given: dict[str, Any]) -> str:
+        return b.add("Clip", [x, *(b.constant(F(end)) for end in ends)])
+
+    model = network(17, "sums", clipped, {})
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    converted = cbin_nn.convert(path)
+    assert close(converted.dequantize(converted.run(images())), run_onnx(model, batch(model))[0])
+
+
+def test_text_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    content = plain().SerializeToString().replace(b"t1", b"\xff1")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ConversionError, match="no text"):
+        cbin_nn.convert(path)
+
+
+@pytest.mark.parametrize(
+    ("side", "batch_size", "refused"), [(0, "N", True), (0, 4, True), (0, 1, False), (2, "N", False)]
+)
+def test_arithmetic_with_the_number_of_images_is_refused(
+    tmp_path: Path, side: int, batch_size: Any, refused: bool
+) -> None:
+    def scaled(b: Builder, x: str, given: dict[str, Any]) -> str:
+        y = b.add("Gather", [b.add("Shape", [x]), b.constant(side, np.int64)])
+        return b.add("Sub", [x, b.add("Cast", [y], to=TensorProto.FLOAT)])
+
+    model = network(17, "sums", scaled, {})
+    first = model.graph.input[0].type.tensor_type.shape.dim[0]
+    if isinstance(batch_size, str):
+        first.dim_param = batch_size
+    else:
+        first.dim_value = batch_size
+    if refused:
+        assert "number of images" in str(refusal(model, tmp_path))
+        return
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    converted = cbin_nn.convert(path)
+    assert close(converted.dequantize(converted.run(images())), run_onnx(model, batch(model))[0])
+
+
+def test_a_fixed_batch_of_several_images_is_read_as_one(tmp_path: Path) -> None:
+    def flat(b: Builder, x: str, given: dict[str, Any]) -> str:
+        return b.add("Reshape", [x, b.constant([3, 100], np.int64)])
+
+    model = network(17, "bits", flat, {"flat": True, "features": 100})
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    converted = cbin_nn.convert(path)
+    assert close(converted.dequantize(converted.run(images(5))), run_onnx(model, batch(model, 5))[0])
 
 
 def test_names_of_the_readers_own_do_not_meet_the_files() -> None:

@@ -30,15 +30,23 @@ def test_equal_problems_are_told_once_with_their_layers() -> None:
     problems += [Problem("two outputs", "unsupported-model")]
     assert str(together(problems)).splitlines() == [
         "18 things can't be converted:",
-        "- layers 'block0' (Reshape), 'block1' (Reshape), 'block2' (Reshape) and 12 more: no operator",
+        "- layers 'block0' (Reshape), 'block1' (Reshape), 'block2' (Reshape) and 12 more: no operator; "
+        "use Flatten",
         "- layers 'p' and 'q': its weights are real",
         "- two outputs",
-        "Use Flatten.",
     ]
-    assert "- Reshape: layers 'block0', 'block1', 'block2' and 11 more: no operator" in str(
+    assert "- Reshape: layers 'block0', 'block1', 'block2' and 11 more: no operator; use Flatten" in str(
         together([*problems[:14], *problems[-1:]])
     )
     assert together(problems[:15]).slug == "unsupported-layer"
+
+
+def test_advice_that_several_groups_share_is_told_once_at_the_end() -> None:
+    problems = [Problem(f"reason {i}", layer=f"l{i}", advice="read the docs") for i in range(3)]
+    assert str(together(problems)).splitlines()[1:] == [
+        *(f"- layer 'l{i}': reason {i}" for i in range(3)),
+        "Read the docs.",
+    ]
 
 
 @pytest.mark.parametrize("count", [2, 15, 300])

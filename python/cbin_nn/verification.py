@@ -60,7 +60,8 @@ class Region:
 
     #: Source layer that makes the tensor.
     layer: str
-    #: The tensor's name in the source graph; in a conversion, the model's operator.
+    #: The tensor's name in the source graph; in a conversion, the model's operator, or both of them
+    #: ("conv + pool") where a convolution's pool was kept apart.
     tensor: str
     #: "bits" or "numbers".
     kind: str
@@ -459,6 +460,14 @@ class _Judge:
         self.head = form.report.operators[-1]
         self.requantization: Any = form.lowered.operators[-1]
         self.operators = {o.tensor: o for o in form.report.operators if o.tensor}
+        #: Names of the operators that lead to a tensor.
+        self.names: dict[str, str] = {}
+        names: list[str] = []
+        for operator in form.report.operators:
+            names.append(operator.name)
+            if operator.tensor:
+                self.names[operator.tensor] = " + ".join(names)
+                names = []
         self.signs = {o.sign: o for o in form.report.operators if o.sign}
         self.errors = _anchored(self.graph, form.report.operators)
         self.reader: dict[str, _Count] = {}
@@ -591,7 +600,7 @@ class _Judge:
         ]
         conversion = [
             self.conversion[name].region(
-                nodes[name].layer, operator.name, "numbers" if operator is self.head else "bits"
+                nodes[name].layer, self.names[name], "numbers" if operator is self.head else "bits"
             )
             for name, operator in self.operators.items()
         ]

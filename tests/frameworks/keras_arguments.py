@@ -354,6 +354,7 @@ def _draw(library: Library, model: Any, place: str) -> None:
                 value = rng.uniform(0.5, 2, shape)
             if value is not None:
                 variable.assign(np.asarray(value, np.float32))
+        item.finalize_state()  # by which a Normalization takes the mean and variance that it was given
     if place not in library.drawn:
         library.drawn[place] = {
             (index, variable.name.split("/")[-1].split(":")[0]): variable.numpy()

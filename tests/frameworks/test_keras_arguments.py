@@ -20,8 +20,8 @@ from typing import Any
 import keras_arguments as arguments
 import pytest
 from arguments_replay import Store, outcome
-from cbin_nn.converters import keras_signatures as tables
 from cbin_nn.converters import read_source
+from cbin_nn.converters.keras import signatures as tables
 from cbin_nn.errors import ConversionError
 from conftest import FIXTURES, require
 
@@ -34,12 +34,16 @@ EXCEPTIONS = {
     ("ActivityRegularization", "activity_regularizer"): "Keras 3 writes it beside l1 and l2",
     ("BatchNormalizationV2", "*"): "the name of BatchNormalization in files of TensorFlow 1",
     ("InputLayer", "optional"): "Keras 3",
+    ("InputLayer", "sparse"): "no layer that converts takes a sparse tensor, so Keras builds no such network",
     ("InputLayer", "trainable"): "Keras has none; files of converters do",
     ("LeakyReLU", "negative_slope"): "Keras 3's name of alpha",
+    ("QuantConv2D", "dtype"): "does not run beside float32 layers; see test_convert_keras.py",
+    ("QuantDense", "dtype"): "does not run beside float32 layers",
+    ("QuantDepthwiseConv2D", "dtype"): "does not run beside float32 layers",
     ("Sign", "*"): "keras.ops.sign of Keras 3",
 }
 #: Of what is reached (measured with TensorFlow 2.15.1, larq 0.14).
-LEAST = {"pairs": 0, "strong": 0, "right": 0, "refused": 0}
+LEAST = {"pairs": 335, "strong": 95, "right": 265, "refused": 95}
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,7 @@ def test_every_argument_is_honoured_or_refused(capsys: pytest.CaptureFixture[str
             elif outcome.kind == "right":
                 right.add(case.key)
     wanted = arguments.schema_arguments()
+    covered &= wanted
     with capsys.disabled():
         print(
             f"\ntorch arguments: {len(covered)} of {len(wanted)} (operator, argument) pairs, "
@@ -64,7 +65,7 @@ def test_every_argument_is_honoured_or_refused(capsys: pytest.CaptureFixture[str
     assert not wrong, "\n".join(wrong)
     assert wanted - covered == set(NOT_SET), sorted((wanted - covered) ^ set(NOT_SET))
     assert set(OPERATORS) - right == set(REFUSED), sorted((set(OPERATORS) - right) ^ set(REFUSED))
-    assert changed > 200 and outcomes["export: right"] > 250 and outcomes["decomposed: right"] > 50
+    assert changed >= 160 and outcomes["export: right"] > 440 and outcomes["decomposed: right"] > 70
 
 
 #: Operators of which no case converts, and why they are in the table nevertheless.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from agreement import Tally
 from cbin_nn.converters import lower, read_source
+from cbin_nn.converters.evaluate import evaluate
 from cbin_nn.errors import ConversionError
 from cbin_nn.images import draw_images
 
@@ -146,6 +147,26 @@ class InPlace(torch.nn.Module):
         y.add_(-0.25)
         y.clamp_(-1, 1)
         return self.head(torch.where((seen if self.view else y) >= 0, 1.0, -1.0).flatten(1))
+
+
+def test_a_batch_of_one_may_be_squeezed_away() -> None:
+    class Squeezes(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = networks.BinaryConv(3, 16, 3), networks.BinaryLinear(16, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = torch.where(self.conv(x) >= 7.5, 1.0, -1.0)
+            return self.head(torch.nn.functional.max_pool2d(-y, 7).squeeze())
+
+    torch.manual_seed(4)
+    module = Squeezes().eval()
+    images = images_for((3, 9, 9), 4)
+    graph = read_source(module, input_shape=(3, 9, 9))
+    expected = torch.stack(
+        [module(image[None]) for image in torch.from_numpy(images.transpose(0, 3, 1, 2)).float()]
+    )
+    assert np.allclose(evaluate(graph, images).logits, expected.detach().numpy())
 
 
 def test_in_place_operations_change_what_comes_after() -> None:

@@ -226,6 +226,10 @@ def test_modules_that_can_not_be_exported_say_what_to_do() -> None:
         cbin_nn.convert(scripted, input_shape=SHAPE)
     with pytest.raises(ConversionError, match=r"float16.*\.float\(\)"):
         cbin_nn.convert(nn.Sequential(nn.Conv2d(2, 4, 3), trained().norm).half(), input_shape=SHAPE)
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    with pytest.raises(ConversionError, match="lazy layer"):
+        cbin_nn.convert(lazy, input_shape=SHAPE)
+    assert lazy[1].has_uninitialized_params()
     with pytest.raises(ConversionError, match="meta"):
         cbin_nn.convert(Binary().to("meta"), input_shape=SHAPE)
 

@@ -105,6 +105,11 @@ def test_a_sign_that_is_split_is_judged_by_its_three_values() -> None:
     """torch.sign of sums without a BatchNorm sees exact zeros, right before the last layer."""
 
     class Zeros(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = networks.BinaryConv(3, 16, 3, bias=False)
+            self.head = networks.BinaryLinear(16 * 36, 5, bias=False)
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(torch.sign(self.conv(x)).flatten(1))
 

@@ -186,10 +186,13 @@ class Call:
         self.writer.emit(kind, self.layer, self.output, inputs, **attributes)
 
     def step(self, suffix: str, kind: str, *inputs: str, like: str | None = None, **attributes: Any) -> str:
-        """An operation on the way to the result, in the result's type; returns its tensor's name."""
+        """An operation on the way to the result, in the shape of `like`; returns its tensor's name.
+
+        In the type that the result is computed in, so that half precision is rounded once, as torch does.
+        """
         name = f"{self.output}/{suffix}"
         shape = self.result.shape if like is None else self.type_of(like).shape
-        self.writer.types[name] = TensorType(self.result.dtype, shape)
+        self.writer.types[name] = TensorType(computing_type(self.result.dtype).name, shape)
         self.writer.emit(kind, self.layer, name, inputs, **attributes)
         return name
 
@@ -197,11 +200,12 @@ class Call:
         """A number of the source in the type that it is computed in: the result's, unless told."""
         target = computing_type(dtype or self.result.dtype)
         try:
-            return self.writer.constant(
-                np.asarray(value).astype(target) if target.kind == "f" else np.asarray(value, target)
-            )
+            array = np.asarray(value).astype(target) if target.kind == "f" else np.asarray(value, target)
         except (OverflowError, TypeError, ValueError) as error:
             raise Unsupported(f"the number {value} has no place in {target}") from error
+        name = self.writer.constant(array)
+        self.writer.types[name] = TensorType(target.name, array.shape)
+        return name
 
     def operand(self, name: str, dtype: str | None = None) -> str:
         """A tensor's name; a number becomes a constant of the computing type, as torch takes it."""
@@ -274,6 +278,10 @@ _BY_BATCH = (
     "it normalises by statistics of the images that it is given: its answers depend on the batch; call "
     "model.eval() before the export, and keep running statistics (track_running_stats=True)"
 )
+_PADDING = (
+    "padding as an operation of its own does not convert; as many zeros on both sides, right before a "
+    "convolution, can be its argument padding"
+)
 _BY_IMAGE = "it normalises by each image's own statistics, which no operator here computes; use BatchNorm"
 _REASONS = {
     "instance_norm": _BY_IMAGE,
@@ -281,9 +289,8 @@ _REASONS = {
     "native_group_norm": _BY_IMAGE,
     "layer_norm": _BY_IMAGE,
     "native_layer_norm": _BY_IMAGE,
-    "pad": "padding as an operation of its own does not convert; where it adds zeros, pad in the convolution",
-    "constant_pad_nd": "padding as an operation of its own does not convert; where it adds zeros, pad in the "
-    "convolution",
+    "pad": _PADDING,
+    "constant_pad_nd": _PADDING,
 }
 
 
@@ -338,8 +345,7 @@ def _times(call: Call, name: str, factor: Any) -> str:
     operand = call.operand(name)
     if factor == 1:
         return operand
-    like = operand if operand in call.writer.types else None
-    return call.step(f"{name} times {factor}", "mul", operand, call.constant(factor), like=like)
+    return call.step(f"{name} times {factor}", "mul", operand, call.constant(factor), like=operand)
 
 
 def _sum_of(kind: str, first: str, second: str) -> Callable[[Call], None]:
@@ -607,8 +613,8 @@ def _squeeze(call: Call) -> None:
     shape = call.type_of(call.tensor()).shape
     axes = call.axes("dim") if "dim" in call.arguments else list(range(len(shape)))
     dropped = [axis for axis in axes if axis < len(shape) and shape[axis] == 1]
-    if call.tensor() in call.writer.dependent and len(call.result.shape) == len(shape) - len(dropped):
-        dropped = [axis for axis in dropped if axis or "dim" in call.arguments]
+    if "dim" not in call.arguments and call.tensor() in call.writer.dependent:
+        dropped = [axis for axis in dropped if axis]  # the batch stays, of which this is one image
     if dropped:
         call.emit("squeeze", call.tensor(), axes=dropped)
     else:

@@ -37,6 +37,8 @@ Bools = npt.NDArray[np.bool_]
 
 #: Elements of the windows of a convolution that exist at once: bounds its memory.
 _WINDOWS = 2**24
+#: An exponential of float32 that falls below its normal numbers is cut to 0, by some kernels a little earlier.
+_UNDERFLOW = 2.0**-100
 #: Below this, sums of integers are exact in float32.
 _FLOAT32 = 2**24
 
@@ -251,7 +253,7 @@ def _softmax(node: g.Softmax, x: Numbers) -> Numbers:
     if node.log:
         return Numbers(shifted - np.log(total), 1 + 2 * spread)
     found = np.exp(shifted) / total
-    return Numbers(found, found * (1 + 2 * spread))
+    return Numbers(found, found * (1 + 2 * spread) + _UNDERFLOW)
 
 
 def _total(parts: list[Any]) -> Array:

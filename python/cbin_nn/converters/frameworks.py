@@ -266,13 +266,7 @@ class _Keras(Framework):
         super().__init__(graph)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         if isinstance(source, Path):
-            tensorflow = _need("tensorflow", "pip install tensorflow")
-            if importlib.util.find_spec("larq") is not None:
-                with contextlib.suppress(
-                    ImportError, AttributeError
-                ):  # under Keras 3; its layers are unknown
-                    importlib.import_module("larq")  # registers its layers
-            self.model = tensorflow.keras.models.load_model(os.fspath(source), compile=False)
+            self.model = _keras().models.load_model(os.fspath(source), compile=False)
         else:
             self.model = source
         backend = _backend(self.model)
@@ -315,6 +309,17 @@ class _Keras(Framework):
                 # The layer's own quantizer, on the tensor that the layer took.
                 found[key] = _array(getattr(call.layer, part)(call.inputs[0]))
         return found
+
+
+def _keras() -> Any:
+    """TensorFlow's Keras, with Larq's layers where that is installed, or Keras on another backend."""
+    if importlib.util.find_spec("tensorflow") is None and importlib.util.find_spec("keras") is not None:
+        return importlib.import_module("keras")
+    keras = _need("tensorflow", "pip install larq tensorflow-cpu").keras
+    if importlib.util.find_spec("larq") is not None:
+        with contextlib.suppress(ImportError, AttributeError):  # under Keras 3; its layers are then unknown
+            importlib.import_module("larq")  # registers its layers
+    return keras
 
 
 def _match(calls: Sequence[g.Call], recorded: list[_Recorded], image: Any) -> list[_Recorded | None]:

@@ -81,6 +81,33 @@ def _onnx() -> Any:
         ) from error
 
 
+def _check_text(message: Any) -> None:
+    """Text that is no UTF-8 comes as bytes from protobuf.
+
+    Raises:
+        ConversionError: there is some.
+    """
+    for field in message.DESCRIPTOR.fields:
+        if (
+            field.cpp_type not in (field.CPPTYPE_STRING, field.CPPTYPE_MESSAGE)
+            or field.type == field.TYPE_BYTES
+        ):
+            continue
+        value = getattr(message, field.name)
+        values: tuple[Any, ...]
+        if isinstance(value, (str, bytes)):
+            values = (value,)
+        elif field.cpp_type == field.CPPTYPE_STRING or not hasattr(value, "DESCRIPTOR"):
+            values = tuple(value)
+        else:
+            values = (value,) if message.HasField(field.name) else ()
+        for each in values:
+            if isinstance(each, bytes):
+                raise ConversionError("damaged-file", f"its field {field.name!r} is no text: {each[:20]!r}")
+            if not isinstance(each, str):
+                _check_text(each)
+
+
 def _module_path(node: Any) -> str:
     """Path of the torch module that a node of the dynamo exporter came from, as `features.0`; "" where it
     says none. A quantizer of Brevitas counts as the module that it belongs to."""
@@ -116,6 +143,7 @@ def read_onnx_program(path: str | os.PathLike[str]) -> Program:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise ConversionError("damaged-file", f"not a readable ONNX file ({reason})") from error
+    _check_text(model)
     return _Importer(onnx, model, path.parent).program()
 
 
@@ -137,6 +165,10 @@ class _Importer:
         self.types: dict[str, np.dtype[Any] | None] = {}
         #: Tensors whose values depend on the image.
         self.live: set[str] = set()
+        #: Integers that may hold the number of images, which is read as 1 whatever it is.
+        self.counts: set[str] = set()
+        #: The batch that the file was written down for; 0 where it takes any.
+        self.batch = 0
         self.names = {name for node in self.graph.node for name in (*node.input, *node.output)}
         self.functions = {(function.domain, function.name) for function in model.functions}
         self.opset = self._opset()
@@ -196,6 +228,8 @@ class _Importer:
         self.types[name] = self._input_type(inputs[0])
         self.live.add(name)
         shape = self._input_shape(inputs[0])
+        first = inputs[0].type.tensor_type.shape.dim
+        self.batch = int(first[0].dim_value) if shape else 0
         for index, node in enumerate(self.graph.node):
             self._node(node, index)
         return Program(
@@ -206,6 +240,7 @@ class _Importer:
             self.operations,
             self.graph.output[0].name,
             framework="onnx",
+            batch=self.batch if self.batch > 0 else None,
             name_by_parameters=not any(map(_module_path, self.graph.node)),
         )
 
@@ -518,6 +553,15 @@ class _Importer:
         """Adds an operation, whose result is of type `result`; `live` is whether values, and not only a
         shape, go into it."""
         output = output or node.outputs[0]
+        if any(name in self.counts for name in inputs) and result is not None:
+            if kind in ("cast", "pow") and result.kind == "f":
+                raise _Refused(
+                    "it computes with the number of images, so that answers depend on the batch; export the "
+                    "network with a batch of 1",
+                    "unsupported-layer",
+                )
+            if result.kind in "iu":  # and not a tensor that is reshaped by them
+                self.counts.add(output)
         if live and any(name in self.live for name in inputs):
             self._check_live(kind, node, inputs, result)
             self.live.add(output)
@@ -650,6 +694,12 @@ class _Node:
         if not all(isinstance(v, int) for v in value):
             raise self.damaged(f"attribute {name!r} is no list of integers")
         return [int(v) for v in value]
+
+    def numbers(self, name: str) -> list[float]:
+        value = self._value(name, (list, tuple), None, "list of numbers")
+        if not all(isinstance(v, float) for v in value):
+            raise self.damaged(f"attribute {name!r} is no list of numbers")
+        return [float(v) for v in value]
 
     def pair(self, name: str, default: tuple[int, int] | None = None, low: int = 1) -> tuple[int, int]:
         """Two integers, for the height and the width."""
@@ -919,12 +969,17 @@ def _shape(reader: _Importer, node: _Node) -> None:
     end = node.integer("end") if "end" in node.attributes else None
     start = node.integer("start", 0)
     reader.emit("shape", node, node.inputs, np.dtype(np.int64), live=False, start=start, end=end)
+    if node.input(0) in reader.live and start <= 0 and reader.batch != 1:
+        reader.counts.add(node.outputs[0])
 
 
 def _gather(reader: _Importer, node: _Node) -> None:
     reader.indices(node, 1)
     axis = node.integer("axis", 0)
     reader.emit("gather", node, node.inputs, reader.types.get(node.input(0)), axis=axis)
+    places, source = reader.value(node.input(1)), reader.made.get(node.input(0))
+    if source is not None and source.kind == "shape" and places is not None and (places > 0).all():
+        reader.counts.discard(node.outputs[0])  # a side of the plane
 
 
 def _concat(reader: _Importer, node: _Node) -> None:
@@ -1016,10 +1071,14 @@ def _constant(reader: _Importer, node: _Node) -> None:
     ((name, value),) = node.attributes.items()
     if name == "value":
         array = reader.tensor(value, node.layer)
-    elif name in ("value_float", "value_floats"):
-        array = np.asarray(value, np.float32)
-    elif name in ("value_int", "value_ints"):
-        array = np.asarray(value, np.int64)
+    elif name == "value_float":
+        array = np.asarray(node.number(name, 0.0), np.float32)
+    elif name == "value_floats":
+        array = np.asarray(node.numbers(name), np.float32)
+    elif name == "value_int":
+        array = np.asarray(node.integer(name), np.int64)
+    elif name == "value_ints":
+        array = np.asarray(node.integers(name), np.int64)
     else:  # "sparse_value" and text
         array = None
     if array is None:

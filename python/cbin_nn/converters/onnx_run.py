@@ -11,6 +11,7 @@ place, since there its answers are not those that the standard states for the fi
 | MaxPool | `SAME_LOWER` is rounded and padded as `SAME_UPPER`; a loop over every pixel |
 | PRelu | a slope that does not broadcast is matched to any axis of its size |
 | Div | integers are divided as real numbers (before 1.19) |
+| ReduceMean, ReduceSum | `noop_with_empty_axes` is passed over with an empty tensor of axes (before 1.19) |
 | CastLike | fails with set 24's `round_mode` |
 | Conv | right, and slow on many images |
 
@@ -317,6 +318,20 @@ def _cast_like(opset: int, a: dict[str, Any], x: list[Array | None], outputs: in
     return data.astype(like.dtype)
 
 
+def _reduced(function: Callable[..., Any]) -> Callable[[int, dict[str, Any], list[Array | None], int], Array]:
+    """A mean or a sum over axes that are an attribute or, in later sets, the second input."""
+
+    def run(opset: int, a: dict[str, Any], x: list[Array | None], outputs: int) -> Array:
+        data, given = _given(x[0]), x[1] if len(x) > 1 else None
+        axes = tuple(int(axis) for axis in (a.get("axes", ()) if given is None else given.reshape(-1)))
+        if not axes and a.get("noop_with_empty_axes", 0):
+            return data
+        made = function(data, axis=axes or None, keepdims=bool(a.get("keepdims", 1)))
+        return np.asarray(made).astype(data.dtype)
+
+    return run
+
+
 def _window(
     a: dict[str, Any], data: Array, kernel: Sequence[int]
 ) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
@@ -400,5 +415,7 @@ _OWN: dict[str, Callable[[int, dict[str, Any], list[Array | None], int], Array]]
     "LogSoftmax": _log_softmax,
     "MaxPool": _max_pool,
     "PRelu": _prelu,
+    "ReduceMean": _reduced(np.mean),
+    "ReduceSum": _reduced(np.sum),
     "Softmax": _softmax,
 }

@@ -7,6 +7,7 @@ so is equal advice, at the end. The text has at most some twenty lines.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,11 @@ class Problem:
         """The problem that an error tells."""
         return Problem(error.reason, error.slug, error.layer, error.kind, error.advice)
 
+    @property
+    def message(self) -> str:
+        """The problem alone as one line."""
+        return self.error().message
+
     def error(self) -> ConversionError:
         """This problem alone as an error."""
         return ConversionError(self.slug, self.reason, layer=self.layer, kind=self.kind, advice=self.advice)
@@ -54,19 +60,22 @@ def together(problems: Sequence[Problem]) -> ConversionError:
     unique = list(dict.fromkeys(problems))
     if len(unique) == 1:
         return unique[0].error()
-    groups: dict[str, list[Problem]] = {}
+    groups: dict[tuple[str, str], list[Problem]] = {}
     for problem in unique:
-        groups.setdefault(problem.reason, []).append(problem)
+        groups.setdefault((problem.reason, problem.advice), []).append(problem)
+    shown, left = list(groups.values())[:_MOST_GROUPS], list(groups.values())[_MOST_GROUPS:]
+    uses = Counter(group[0].advice for group in shown)
     lines = [f"{len(unique)} things can't be converted:"]
-    for group in list(groups.values())[:_MOST_GROUPS]:
-        lines.append(f"- {_subject(group)}{group[0].reason}")
-    left = list(groups.values())[_MOST_GROUPS:]
+    for group in shown:
+        advice = group[0].advice
+        lines.append(
+            f"- {_subject(group)}{group[0].reason}" + (f"; {advice}" if uses[advice] == 1 and advice else "")
+        )
     if left:
         kinds = list(dict.fromkeys(problem.kind for group in left for problem in group if problem.kind))
         named = f" ({', '.join(kinds[:8])}{' ...' if len(kinds) > 8 else ''})" if kinds else ""
         lines.append(f"- and {sum(map(len, left))} more{named}")
-    shown = [group[0].advice for group in list(groups.values())[:_MOST_GROUPS]]
-    lines += [_sentence(advice) for advice in dict.fromkeys(filter(None, shown))][:4]
+    lines += [_sentence(advice) for advice, count in uses.items() if advice and count > 1][:4]
     slugs = {problem.slug for problem in unique}
     return ConversionError.of_lines(slugs.pop() if len(slugs) == 1 else "unsupported-layer", lines)
 

@@ -5,8 +5,8 @@ r"""What `cbin_nn.convert` takes: files told by their content, live models told 
 | HDF5 or zip with `config.json` | `keras` | h5py |
 | zip with `models/*.json` (`.pt2`) | `torch_export` | - |
 | protobuf (`.onnx`) | `onnx` | onnx |
-| SavedModel folder | `keras_live` | TensorFlow |
-| live Keras model | `keras_live` | its own package, h5py |
+| SavedModel folder | `keras.live` | TensorFlow |
+| live Keras model | `keras.live` | its own package, h5py |
 | live `torch.nn.Module`, exported program | `torch_export` | torch 2.8 or newer |
 | a dict (`description`) | `description` | - |
 
@@ -63,14 +63,15 @@ def read_source(source: Any, *, input_shape: Any = None) -> Graph:
 
         return read_description(source)
     modules = {base.__module__.split(".")[0] for base in type(source).__mro__}
+    # Keras first: with torch as its backend, its models are torch modules too.
+    if modules & {"keras", "tf_keras", "tensorflow"}:
+        from .keras.live import read_live
+
+        return read_live(source)
     if "torch" in modules:
         from .torch_export import read_module
 
         return read_module(source, input_shape)
-    if modules & {"keras", "tf_keras", "tensorflow"}:
-        from .keras_live import read_live
-
-        return read_live(source)
     raise InvalidArgument(
         "bad-argument",
         f"source: {type(source).__name__} is no file, no Keras model, no torch module and no description (a "
@@ -87,7 +88,7 @@ def read_path(path: Path) -> Graph:
     """
     with naming(path, "model", "save it again with its framework"):
         if path.is_dir():
-            from .keras_live import read_saved_model
+            from .keras.live import read_saved_model
 
             return read_saved_model(path)
         if path.exists() and not path.is_file():

@@ -112,6 +112,10 @@ def export_module(module: Any, input_shape: Any) -> Any:
             f"input_shape: {input_shape!r}; a torch module needs the shape of one image, such as (3, 32, 32)",
         )
     tensors = [*module.parameters(), *module.buffers()]
+    if any(isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin) for tensor in tensors):
+        raise ConversionError(
+            "missing-weights", "a lazy layer has no parameters yet; run the module on an image once"
+        )
     device = tensors[0].device if tensors else torch.device("cpu")
     if any(tensor.is_meta for tensor in tensors):
         raise ConversionError(

@@ -213,7 +213,10 @@ class _Translator:
         sides = list(tensor.source_shape)
         if "N" in tensor.axes and stated.shape:
             place = tensor.axes.index("N")
-            sides[place] = stated.shape[place] or 1 if place < len(stated.shape) else 1
+            if self.program.batch == 1 and len(stated.shape) == len(sides) - 1:
+                del sides[place]  # written down for one image, and squeezed
+            elif place < len(stated.shape):
+                sides[place] = stated.shape[place] or 1
         if not stated.fits(tuple(sides)):
             raise ConversionError(
                 "bad-graph",
@@ -455,7 +458,7 @@ class _Translator:
                 raise _Unsupported("its limits are no constant numbers")
             ends[end] = float(self._float32(value).reshape(-1)[0])
         low, high = ends["low"], ends["high"]
-        return self._emit(g.Clip, operation, self._tensor(operation), low=low, high=high)
+        return self._between(operation, self._tensor(operation), low, high)
 
     def _limit(self, operation: Operation) -> _Value:
         x, constant, _ = self._pair(operation)
@@ -463,7 +466,14 @@ class _Translator:
             raise _Unsupported("the maximum or minimum of anything but a tensor and one number")
         value = float(self._float32(constant).reshape(-1)[0])
         ends: dict[str, Any] = {"low": value} if operation.kind == "maximum" else {"high": value}
-        return self._emit(g.Clip, operation, x, **ends)
+        return self._between(operation, x, ends.get("low"), ends.get("high"))
+
+    def _between(self, operation: Operation, x: _Tensor, low: float | None, high: float | None) -> _Tensor:
+        """A clip, whose ends may be infinite: then there is none."""
+        low, high = None if low == -math.inf else low, None if high == math.inf else high
+        if any(end is not None and not math.isfinite(end) for end in (low, high)):
+            raise _Unsupported(f"its limits are {low} and {high}")
+        return x if low is None and high is None else self._emit(g.Clip, operation, x, low=low, high=high)
 
     def _prelu(self, operation: Operation) -> _Value:
         x = self._tensor(operation)
@@ -684,7 +694,10 @@ class _Translator:
     def _biased(self, operation: Operation, y: _Tensor) -> _Tensor:
         if len(operation.inputs) < 3:
             return y
-        bias = self._weights(operation, 2, "bias").reshape(-1)
+        bias = self._weights(operation, 2, "bias")
+        if bias.size not in (1, y.shape[-1]) or any(side != 1 for side in bias.shape[:-1]):
+            raise _Unsupported(f"a bias of shape {list(bias.shape)} for {y.shape[-1]} outputs")
+        bias = bias.reshape(-1)
         if not bias.any():
             return y
         return self._emit(g.Bias, operation, y, "/bias", values=np.broadcast_to(bias, y.shape[-1:]).copy())

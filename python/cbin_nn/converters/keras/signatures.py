@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .signatures import Signature
+from ..signatures import Signature
 
 __all__ = [
     "ACTIVATION_ADVICE",
@@ -129,8 +129,9 @@ _BATCH_NORM = _layer(
         "synchronized",
         "renorm_clipping",
         "renorm_momentum",
+        "moving_mean_initializer",
+        "moving_variance_initializer",
         *_variables("beta", "gamma"),
-        *_variables("moving_mean", "moving_variance"),
     },
     fused=(None, True, False),
     renorm=(False,),
@@ -234,8 +235,8 @@ RANDOM = (
     "pipeline or in another model that shares the other layers"
 )
 QKERAS = (
-    "layers of QKeras are not read; build the network of Larq's layers, or describe it to "
-    "cbin_nn.convert as a dict"
+    "layers of QKeras are not read",
+    "build the network of Larq's layers, or describe it to cbin_nn.convert as a dict",
 )
 #: What to do about an argument that is not honoured.
 OPTION_ADVICE = {

@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConversionError, MissingExtra
-from .graph import Graph
-from .keras import read_checkpoint, read_keras
-from .keras_signatures import PACKAGES, is_known
+from ...errors import ConversionError, MissingExtra
+from ..graph import Graph
+from . import read_checkpoint, read_keras
+from .signatures import PACKAGES, is_known
 
 __all__ = ["read_live", "read_saved_model"]
 
