@@ -115,6 +115,14 @@ def test_wide_planes_choose_layouts_from_fewer_images() -> None:
     assert model.macs > 10**11 and time.process_time() - begun < 10
 
 
+def test_more_layers_than_a_model_has_operators() -> None:
+    nodes = [*start(), g.Sign("s", "s", ("first",))]
+    for i in range(1100):
+        nodes.append(g.Conv2D(f"c{i}", "c", (nodes[-1].name,), signs(1, 1, 16, 16), Window((1, 1))))
+        nodes.append(g.Sign(f"s{i}", "c", (nodes[-1].name,)))
+    assert "at most 1024" in refused(network(nodes[:-1]), "too-many-operators")
+
+
 @pytest.mark.parametrize("place", ["image", "first", "head"])
 def test_scales_beyond_float64(place: str) -> None:
     """Exact rationals have no largest number; the floats that estimate them do."""

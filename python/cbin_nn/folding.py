@@ -122,7 +122,7 @@ def input_by_channel(ratios: Sequence[Fraction], largest: int) -> tuple[int, Int
     """
     values = np.array([float(ratio) for ratio in ratios])
     reach = float(np.maximum(np.abs(values), np.abs(values + 255)).max())
-    most = min(int(largest / (reach + 1)), 2**16)
+    most = min(int(largest / (reach + 1)), 2**16, max(1, 2**24 // values.size))  # in bounded memory
     if most < 1:
         raise FoldError(
             "unsupported-scale",

@@ -74,6 +74,8 @@ OUTPUTS = ("i8", "i16", "i32", "f32")
 
 # What `_check_cost` lets pass: some seconds' work, far above what a network for microcontrollers has.
 
+#: As in `rust/model/src/format.rs`.
+_MOST_OPERATORS = 1024
 #: Rules of elements in a network: 4 MiB of a file.
 _MOST_RULES = 2**19
 #: Bends of a chain that any layer may have; each further one may double the pieces.
@@ -382,6 +384,13 @@ class _Lowering:
     # -- nodes
 
     def run(self) -> tuple[LoweredModel, ConversionReport]:
+        count = sum(isinstance(node, (g.Conv2D, g.Dense)) for node in self.graph.nodes)
+        if count > _MOST_OPERATORS:
+            raise ConversionError(
+                "too-many-operators",
+                f"it has {count} convolutions and dense layers, and a model has at most {_MOST_OPERATORS} "
+                "operators",
+            )
         for node in self.graph.nodes if self._is_chain() else []:
             try:
                 if self.softmax is not None and not isinstance(node, g.Identity):
