@@ -290,14 +290,14 @@ def test_an_approximated_layer_is_held_to_its_bound(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_fault_of_a_pass_is_found(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pass that loses a scale on its way."""
+    """A pass that loses a shift on its way."""
     require_modules("onnx", reason="pip install 'cbin-nn[onnx]'")
     source = fixtures / "frameworks" / "torch_9_noopt.onnx"
     images = np.load(source.parent / "torch_9.npz")["images"]
     assert cbin_nn.verify(cbin_nn.convert(source), source, images, engine="framework").exact
 
     def lossy(graph: g.Graph) -> g.Graph:
-        nodes = [replace(n, scale=None) if isinstance(n, (g.Conv2D, g.Dense)) else n for n in graph.nodes]
+        nodes = [replace(n, beta=n.beta * 0) if isinstance(n, g.BatchNorm) else n for n in graph.nodes]
         return graph.rebuilt(nodes, graph.output)
 
     monkeypatch.setattr(passes, "_PASSES", (*passes._PASSES, lossy))
