@@ -14,6 +14,7 @@ from cbin_nn import converters, verification
 from cbin_nn.converters import graph as g
 from cbin_nn.converters import lower, passes, read_source
 from cbin_nn.converters.evaluate import walk
+from cbin_nn.converters.onnx import read_onnx
 from cbin_nn.errors import InvalidArgument
 from cbin_nn.images import draw_images
 from cbin_nn.model import assemble
@@ -301,7 +302,9 @@ def test_a_fault_of_a_pass_is_found(fixtures: Path, monkeypatch: pytest.MonkeyPa
         return graph.rebuilt(nodes, graph.output)
 
     monkeypatch.setattr(passes, "_PASSES", (*passes._PASSES, lossy))
-    check = cbin_nn.verify(cbin_nn.convert(source), source, images, engine="framework")
+    graph = read_onnx(source)  # in this process, where the pass is
+    monkeypatch.setattr(converters, "read_source", lambda *a, **k: graph)
+    check = cbin_nn.verify(assemble(*lower(graph)), source, images, engine="framework")
     assert check.first_fault is not None and check.first_fault[0] == "reader"
     assert "In the reader: the reading of the source differs from the framework" in str(check)
 
