@@ -267,6 +267,27 @@ def test_a_process_that_is_gone_is_replaced() -> None:
     assert kept() != before
 
 
+def test_without_forks_a_damaged_file_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on Windows and macOS: what a damaged file leaves behind reaches no other one."""
+    bounded.close()
+    monkeypatch.delattr(os, "fork", raising=False)
+    assert cbin_nn.convert(FIXTURES / "tiny.h5").classes == 10
+    first = kept()
+    assert cbin_nn.convert(FRAMEWORKS / "torch_2.pt2").classes == 7
+    assert kept() == first
+    content = bytearray((FIXTURES / "tiny.h5").read_bytes())
+    content[1000:2000] = bytes(1000)
+    (tmp_path / "damaged.h5").write_bytes(content)
+    refused(tmp_path / "damaged.h5")
+    assert bounded._kept is None
+    monkeypatch.setattr(bounded, "seconds_of", lambda size: 3.0)
+    assert "more than 3 s" in refused(FIXTURES / "damaged" / "endless.h5")
+    assert cbin_nn.convert(FIXTURES / "tiny.keras").classes == 10
+    bounded.close()
+
+
 @pytest.mark.parametrize("program", ["", "/nowhere/python", "true"])
 def test_no_process_can_be_started(program: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An interpreter that is missing, or is another program: one error says what to do, and it works."""

@@ -23,6 +23,7 @@ do not.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import io
 import json
@@ -74,6 +75,7 @@ def main(libraries: list[str], *, fork: bool) -> NoReturn:
         if not fork:
             _reply(asked, replies, at_rest)
             continue
+        gc.freeze()  # so that a fork's collections copy no pages of what was here before
         child = os.fork()
         if not child:
             try:
