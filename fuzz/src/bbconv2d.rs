@@ -1,7 +1,7 @@
 //! Arguments of `bbconv2d`.
 
-use cbin_nn_kernels::bbconv2d::{BbConv2d, Weights, lane_shape};
-use cbin_nn_kernels::lanes::to_lanes;
+use cbin_nn_kernels::layouts::by_output_channel::to_lanes;
+use cbin_nn_kernels::operators::bbconv2d::{BbConv2d, Weights, lane_shape};
 use cbin_nn_kernels::shape::Conv2dGeometry;
 
 use crate::draw::Draw;

@@ -1,6 +1,6 @@
 //! Arguments of `bbdepthwiseconv2d`.
 
-use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
+use cbin_nn_kernels::operators::bbdepthwiseconv2d::BbDepthwiseConv2d;
 
 use crate::draw::Draw;
 use crate::layer::{Layer, agree, dirty, padding};

@@ -1,6 +1,6 @@
 //! Arguments of `bbfc`.
 
-use cbin_nn_kernels::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::shape::Shape;
 
 use crate::draw::Draw;

@@ -1,6 +1,6 @@
 //! Arguments of `bbpointwiseconv2d`.
 
-use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
+use cbin_nn_kernels::operators::bbpointwiseconv2d::BbPointwiseConv2d;
 
 use crate::draw::Draw;
 use crate::layer::{Layer, agree, dirty};

@@ -2,8 +2,9 @@
 
 use std::fmt::Debug;
 
-use cbin_nn_kernels::bbfc::Dense;
-use cbin_nn_kernels::bbqfc::{BbqFc, Output, Requantization};
+use cbin_nn_kernels::epilogue::{Output, Requantization};
+use cbin_nn_kernels::operators::bbfc::Dense;
+use cbin_nn_kernels::operators::bbqfc::BbqFc;
 
 use crate::bbfc::dense;
 use crate::draw::Draw;

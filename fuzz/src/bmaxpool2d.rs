@@ -1,6 +1,6 @@
 //! Arguments of `bmaxpool2d`.
 
-use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::operators::bmaxpool2d::BMaxPool2d;
 
 use crate::draw::Draw;
 use crate::layer::agree;

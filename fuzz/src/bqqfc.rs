@@ -2,8 +2,8 @@
 
 use std::fmt::Debug;
 
-use cbin_nn_kernels::bbqfc::{Output, Requantization};
-use cbin_nn_kernels::bqqfc::BqqFc;
+use cbin_nn_kernels::epilogue::{Output, Requantization};
+use cbin_nn_kernels::operators::bqqfc::BqqFc;
 use cbin_nn_kernels::shape::Shape;
 
 use crate::bbqfc::factors;

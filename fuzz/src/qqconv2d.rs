@@ -1,6 +1,6 @@
 //! Arguments of `qqconv2d`.
 
-use cbin_nn_kernels::qqconv2d::QqConv2d;
+use cbin_nn_kernels::operators::qqconv2d::QqConv2d;
 
 use crate::draw::Draw;
 use crate::layer::{Layer, agree, dirty};

@@ -4,11 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cbin_nn_fuzz::TARGETS;
-use cbin_nn_kernels::bbconv2d::Padding;
 use cbin_nn_kernels::bits::lane_mask;
-use cbin_nn_kernels::qbconv2d::Affine;
-use cbin_nn_kernels::rule::Grid;
-use cbin_nn_kernels::shape::{Shape, Window};
+use cbin_nn_kernels::epilogue::Grid;
+use cbin_nn_kernels::operators::qbconv2d::Affine;
+use cbin_nn_kernels::shape::{Padding, Shape, Window};
 use cbin_nn_model::format::{DType, Layout};
 use cbin_nn_model::writer::{Builder, ByteWeights, OperatorSpec, PoolSpec, RulesSpec};
 

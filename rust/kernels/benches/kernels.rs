@@ -4,13 +4,14 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 
-use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding};
-use cbin_nn_kernels::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::bits::{lane_mask, words_for};
-use cbin_nn_kernels::blocks::{BlockLayer, BlockPlan, Layer, Line};
-use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
-use cbin_nn_kernels::rule::{Grid, Pool, Rules};
-use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Window};
+use cbin_nn_kernels::epilogue::{Grid, Pool, Rules};
+use cbin_nn_kernels::host::blocks::{BlockLayer, BlockPlan, Layer, Line};
+use cbin_nn_kernels::layouts::byte_mask::{self, to_byte_mask};
+use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d};
+use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::operators::qbconv2d::{Affine, QbConv2d, Weights};
+use cbin_nn_kernels::shape::{Conv2dGeometry, Padding, Shape, Window};
 use cbin_nn_kernels::simd::Simd;
 
 /// xorshift64*.
@@ -103,7 +104,7 @@ fn qbconv2d(criterion: &mut Criterion) {
     let window = Window { padding: [2; 4], ..Window::of(5, 5) };
     let geometry = Conv2dGeometry::new(Shape::new(32, 32, 3).unwrap(), window, 32).unwrap();
     let weights = random.packed(32 * 25, 3);
-    let mut masks = vec![0; 32 * Weights::byte_mask_words(&geometry)];
+    let mut masks = vec![0; 32 * byte_mask::filter_words(&geometry)];
     to_byte_mask(&geometry, &weights, &mut masks).unwrap();
     let thresholds = Thresholds::new(32);
     let halves = Window { strides: [2, 2], ..Window::of(2, 2) };

@@ -4,19 +4,22 @@
 use cbin_nn_kernels::ArgumentError::{
     self, KernelTooLarge, Length, Overflow, PaddingBits, TooLarge, Value, Zero,
 };
-use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding, lane_shape};
-use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
-use cbin_nn_kernels::bbfc::{BbFc, Dense};
-use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
-use cbin_nn_kernels::bbqfc::{BbqFc, MAX_SHIFT, Requantization};
 use cbin_nn_kernels::bits::{check_padding_bits, pack, unpack};
-use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
-use cbin_nn_kernels::bqqfc::BqqFc;
-use cbin_nn_kernels::lanes::{from_lanes, to_lanes};
-use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
-use cbin_nn_kernels::qqconv2d::QqConv2d;
-use cbin_nn_kernels::rule::{Grid, Pool, Rules};
-use cbin_nn_kernels::shape::{Conv2dGeometry, MAX_DIMENSION, MAX_ELEMENTS, MAX_WINDOW, Shape, Window};
+use cbin_nn_kernels::epilogue::{Grid, MAX_SHIFT, Pool, Requantization, Rules};
+use cbin_nn_kernels::layouts::by_output_channel::{from_lanes, to_lanes};
+use cbin_nn_kernels::layouts::byte_mask::{self, to_byte_mask};
+use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d, lane_shape};
+use cbin_nn_kernels::operators::bbdepthwiseconv2d::BbDepthwiseConv2d;
+use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::operators::bbpointwiseconv2d::BbPointwiseConv2d;
+use cbin_nn_kernels::operators::bbqfc::BbqFc;
+use cbin_nn_kernels::operators::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::operators::bqqfc::BqqFc;
+use cbin_nn_kernels::operators::qbconv2d::{Affine, QbConv2d, Weights};
+use cbin_nn_kernels::operators::qqconv2d::QqConv2d;
+use cbin_nn_kernels::shape::{
+    Conv2dGeometry, MAX_DIMENSION, MAX_ELEMENTS, MAX_WINDOW, Padding, Shape, Window,
+};
 
 /// What was tried, what came of it, what should have.
 type Row = (&'static str, Result<(), ArgumentError>, ArgumentError);
@@ -531,7 +534,7 @@ fn the_largest_accumulator_of_byte_masks() {
     let geometry = Conv2dGeometry::new(shape, Window::of(65, 1), 1).unwrap();
     let products = geometry.products();
     assert!(2 * 255 * products > i32::MAX as usize && 255 * products <= i32::MAX as usize);
-    let mut masks = vec![u32::MAX; Weights::byte_mask_words(&geometry)];
+    let mut masks = vec![u32::MAX; byte_mask::filter_words(&geometry)];
     *masks.last_mut().unwrap() >>= 8 * (4 * masks.len() - products);
     let largest = 255 * products as i32;
     let (lo, hi) = ([largest], [largest]);

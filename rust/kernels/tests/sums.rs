@@ -1,9 +1,9 @@
 //! Weights as sums of pixels: shapes that the fast kernel is known to take, and what it does not take.
 
 use cbin_nn_kernels::ArgumentError;
-use cbin_nn_kernels::pixel_sums::{SumShape, from_sums, to_sums};
-use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights};
-use cbin_nn_kernels::rule::{Grid, Pool, Rules};
+use cbin_nn_kernels::epilogue::{Grid, Pool, Rules};
+use cbin_nn_kernels::layouts::pixel_sums::{SumShape, from_sums, to_sums};
+use cbin_nn_kernels::operators::qbconv2d::{Affine, QbConv2d, Weights};
 use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Window};
 
 const Q: Affine = Affine { mul: 1, add: 0 };

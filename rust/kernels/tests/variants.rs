@@ -4,21 +4,22 @@
 //! outputs bit for bit; a case also fails where an output has a padding bit set.
 
 use cbin_nn_kernels::ArgumentError;
-use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding, lane_shape};
-use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
-use cbin_nn_kernels::bbfc::{BbFc, Dense};
-use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
-use cbin_nn_kernels::bbqfc::{BbqFc, Output, Requantization};
 use cbin_nn_kernels::bits::{check_padding_bits, lane_mask, words_for};
-use cbin_nn_kernels::blocks::{BlockLayer, BlockPlan, LANES, Layer, Line};
-use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
-use cbin_nn_kernels::bqqfc::BqqFc;
-use cbin_nn_kernels::lanes::{from_lanes, to_lanes};
-use cbin_nn_kernels::pixel_sums::{SumShape, from_sums, to_sums};
-use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
-use cbin_nn_kernels::qqconv2d::QqConv2d;
-use cbin_nn_kernels::rule::{Grid, Pool, Rules};
-use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Window};
+use cbin_nn_kernels::epilogue::{Grid, Output, Pool, Requantization, Rules};
+use cbin_nn_kernels::host::blocks::{BlockLayer, BlockPlan, LANES, Layer, Line};
+use cbin_nn_kernels::layouts::by_output_channel::{from_lanes, to_lanes};
+use cbin_nn_kernels::layouts::byte_mask::{self, to_byte_mask};
+use cbin_nn_kernels::layouts::pixel_sums::{SumShape, from_sums, to_sums};
+use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d, lane_shape};
+use cbin_nn_kernels::operators::bbdepthwiseconv2d::BbDepthwiseConv2d;
+use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::operators::bbpointwiseconv2d::BbPointwiseConv2d;
+use cbin_nn_kernels::operators::bbqfc::BbqFc;
+use cbin_nn_kernels::operators::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::operators::bqqfc::BqqFc;
+use cbin_nn_kernels::operators::qbconv2d::{Affine, QbConv2d, Weights};
+use cbin_nn_kernels::operators::qqconv2d::QqConv2d;
+use cbin_nn_kernels::shape::{Conv2dGeometry, Padding, Shape, Window};
 use cbin_nn_kernels::simd::Simd;
 use proptest::prelude::*;
 use proptest::test_runner::TestRng;
@@ -253,7 +254,7 @@ proptest! {
         let spread = geometry.products().isqrt() as u32 * (255 * mul as u32 + add.unsigned_abs());
         let Some(tail) = OwnedTail::random(&mut rng, &geometry, pool, spread) else { return Ok(()) };
         let weights = packed(&mut rng, output * window.taps(), input);
-        let mut masks = vec![0; output * Weights::byte_mask_words(&geometry)];
+        let mut masks = vec![0; output * byte_mask::filter_words(&geometry)];
         to_byte_mask(&geometry, &weights, &mut masks).unwrap();
         let sums = SumShape::new(window.kernel, input).map(|shape| {
             let mut words = vec![0; output * shape.filter_words()];

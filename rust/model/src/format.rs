@@ -7,9 +7,9 @@ operator does not use are 0 (or [`NONE`] for a tensor index).
 
 use bytemuck::{Pod, Zeroable};
 use cbin_nn_kernels::bits::words_for;
-use cbin_nn_kernels::lanes::LaneShape;
-use cbin_nn_kernels::pixel_sums::SumShape;
-use cbin_nn_kernels::rule::Grid;
+use cbin_nn_kernels::epilogue::Grid;
+use cbin_nn_kernels::layouts::by_output_channel::GroupShape;
+use cbin_nn_kernels::layouts::pixel_sums::SumShape;
 use cbin_nn_kernels::shape::{MAX_DIMENSION, MAX_ELEMENTS, Window};
 
 /// First four bytes of every file.
@@ -315,9 +315,9 @@ codes! {
         Canonical = 0 "canonical",
         /// Bits as bytes 0xFF (+1) and 0x00 (-1), each filter padded with 0x00 to whole words.
         ByteMask = 1 "byte-mask",
-        /// Bits by output channel, 32 of them to a word: `cbin_nn_kernels::lanes`.
+        /// Bits by output channel, 32 of them to a word: `cbin_nn_kernels::layouts::by_output_channel`.
         Lanes = 2 "lanes",
-        /// Bits as lists of signed sums of pixels: `cbin_nn_kernels::pixel_sums`.
+        /// Bits as lists of signed sums of pixels: `cbin_nn_kernels::layouts::pixel_sums`.
         PixelSums = 3 "pixel-sums",
     }
 }
@@ -352,7 +352,7 @@ pub fn storage_bytes(dtype: DType, layout: Layout, shape: [u32; 4]) -> Option<us
         (DType::Bits, Layout::Canonical) => [n, h, w, 4 * words_for(c as usize) as u64],
         // Below 2^48.
         (DType::Bits, Layout::ByteMask) => [n, (h * w * c).div_ceil(4), 4, 1],
-        (DType::Bits, Layout::Lanes) => [LaneShape::checked_words(shape)?, 4, 1, 1],
+        (DType::Bits, Layout::Lanes) => [GroupShape::checked_words(shape)?, 4, 1, 1],
         (DType::Bits, Layout::PixelSums) => {
             let [_, height, width, channels] = shape.map(|d| d as usize);
             [n, SumShape::new([height, width], channels)?.filter_words() as u64, 4, 1]

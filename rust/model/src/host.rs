@@ -2,7 +2,7 @@
 A model at the full speed of the host: its layers rewritten for vector instructions.
 
 The walk is the board's. What differs is how an operator runs: where the kernels have a layout for sixteen output
-channels side by side ([`blocks`](cbin_nn_kernels::blocks)), its weights are rewritten when the model is loaded, in
+channels side by side ([`blocks`](cbin_nn_kernels::host::blocks)), its weights are rewritten when the model is loaded, in
 memory alone, and the operator runs on them; any other operator runs as it does on a board. The bytes are the
 same either way, which `tests/host.rs` checks for every set of instructions.
 */
@@ -10,7 +10,7 @@ same either way, which `tests/host.rs` checks for every set of instructions.
 use std::fmt;
 use std::sync::OnceLock;
 
-use cbin_nn_kernels::blocks::{BlockLayer, BlockPlan, Layer, Line};
+use cbin_nn_kernels::host::blocks::{BlockLayer, BlockPlan, Layer, Line};
 use cbin_nn_kernels::simd::Simd;
 
 use crate::format::DType;

@@ -1,16 +1,16 @@
 //! From an operator record to a kernel: which constants an operator takes, and how it runs.
 
-use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding};
-use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
-use cbin_nn_kernels::bbfc::{BbFc, Dense};
-use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
-use cbin_nn_kernels::bbqfc::{BbqFc, Requantization};
-use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
-use cbin_nn_kernels::bqqfc::BqqFc;
-use cbin_nn_kernels::qbconv2d::{self, Affine, QbConv2d};
-use cbin_nn_kernels::qqconv2d::{self, QqConv2d};
-use cbin_nn_kernels::rule::{Grid, Pool, Rules};
-use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Sliding};
+use cbin_nn_kernels::epilogue::{Grid, Pool, Requantization, Rules};
+use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d};
+use cbin_nn_kernels::operators::bbdepthwiseconv2d::BbDepthwiseConv2d;
+use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::operators::bbpointwiseconv2d::BbPointwiseConv2d;
+use cbin_nn_kernels::operators::bbqfc::BbqFc;
+use cbin_nn_kernels::operators::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::operators::bqqfc::BqqFc;
+use cbin_nn_kernels::operators::qbconv2d::{self, Affine, QbConv2d};
+use cbin_nn_kernels::operators::qqconv2d::{self, QqConv2d};
+use cbin_nn_kernels::shape::{Conv2dGeometry, Padding, Shape, Sliding};
 use cbin_nn_kernels::{ArgumentError, ConvLayer};
 
 use crate::format::{

@@ -11,9 +11,9 @@ use crate::operator::{self, Operator, slot};
 #[cfg(feature = "alloc")]
 use cbin_nn_kernels::bits::words_for;
 #[cfg(feature = "alloc")]
-use cbin_nn_kernels::lanes::{LaneShape, from_lanes};
+use cbin_nn_kernels::layouts::by_output_channel::{GroupShape, from_lanes};
 #[cfg(feature = "alloc")]
-use cbin_nn_kernels::pixel_sums::{SumShape, from_sums};
+use cbin_nn_kernels::layouts::pixel_sums::{SumShape, from_sums};
 use cbin_nn_kernels::shape::Shape;
 
 /// A model: a checked view over the bytes of a `.cbn` file.
@@ -596,7 +596,9 @@ impl<'a> Model<'a> {
             Layout::PixelSums => {
                 from_sums(&SumShape::new([height, width], channels)?, stored, &mut packed).ok()?
             }
-            _ => from_lanes(&LaneShape::new(filters, [height, width], channels), stored, &mut packed).ok()?,
+            _ => {
+                from_lanes(&GroupShape::new(filters, [height, width], channels), stored, &mut packed).ok()?
+            }
         }
         Some(packed)
     }

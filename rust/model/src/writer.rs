@@ -13,19 +13,20 @@ use alloc::vec::Vec;
 
 use bytemuck::Zeroable;
 use cbin_nn_kernels::ArgumentError;
-use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding, lane_shape};
-use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
-use cbin_nn_kernels::bbfc::{BbFc, Dense};
-use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
-use cbin_nn_kernels::bbqfc::{BbqFc, Requantization};
-use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
-use cbin_nn_kernels::bqqfc::BqqFc;
-use cbin_nn_kernels::lanes::to_lanes;
-use cbin_nn_kernels::pixel_sums::{SumShape, to_sums};
-use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
-use cbin_nn_kernels::qqconv2d::QqConv2d;
-use cbin_nn_kernels::rule::{Grid, Pool, Rules};
-use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Window};
+use cbin_nn_kernels::epilogue::{Grid, Pool, Requantization, Rules};
+use cbin_nn_kernels::layouts::by_output_channel::to_lanes;
+use cbin_nn_kernels::layouts::byte_mask::{self, to_byte_mask};
+use cbin_nn_kernels::layouts::pixel_sums::{SumShape, to_sums};
+use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d, lane_shape};
+use cbin_nn_kernels::operators::bbdepthwiseconv2d::BbDepthwiseConv2d;
+use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::operators::bbpointwiseconv2d::BbPointwiseConv2d;
+use cbin_nn_kernels::operators::bbqfc::BbqFc;
+use cbin_nn_kernels::operators::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::operators::bqqfc::BqqFc;
+use cbin_nn_kernels::operators::qbconv2d::{Affine, QbConv2d, Weights};
+use cbin_nn_kernels::operators::qqconv2d::QqConv2d;
+use cbin_nn_kernels::shape::{Conv2dGeometry, Padding, Shape, Window};
 
 use crate::aligned::AlignedBytes;
 use crate::format::{
@@ -92,7 +93,7 @@ pub enum BuildError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorId(u32);
 
-/// Rules of a layer, owned. `flip` is packed; see [`cbin_nn_kernels::rule::Rules::new`] for the lengths.
+/// Rules of a layer, owned. `flip` is packed; see [`cbin_nn_kernels::epilogue::Rules::new`] for the lengths.
 #[derive(Debug, Clone)]
 pub struct RulesSpec {
     /// The plane that the rules follow.
@@ -399,7 +400,7 @@ impl Builder {
                             rewritten = words;
                             (Layout::PixelSums, &rewritten, Weights::PixelSums(&rewritten))
                         } else {
-                            let mut masks = vec![0; filters * Weights::byte_mask_words(&geometry)];
+                            let mut masks = vec![0; filters * byte_mask::filter_words(&geometry)];
                             to_byte_mask(&geometry, weights, &mut masks).map_err(argument)?;
                             rewritten = masks;
                             (Layout::ByteMask, &rewritten, Weights::ByteMask(&rewritten))

@@ -2,8 +2,8 @@
 
 mod common;
 
-use cbin_nn_kernels::qbconv2d::Affine;
-use cbin_nn_kernels::rule::Grid;
+use cbin_nn_kernels::epilogue::Grid;
+use cbin_nn_kernels::operators::qbconv2d::Affine;
 use cbin_nn_kernels::shape::{Shape, Window};
 use cbin_nn_model::aligned::AlignedBytes;
 use cbin_nn_model::batch::OwnedModel;

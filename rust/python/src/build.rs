@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use cbin_nn_kernels::bbconv2d::Padding;
 use cbin_nn_kernels::bits::{pack, words_for};
-use cbin_nn_kernels::qbconv2d::Affine;
-use cbin_nn_kernels::rule::Grid;
-use cbin_nn_kernels::shape::{Shape, Window};
+use cbin_nn_kernels::epilogue::Grid;
+use cbin_nn_kernels::operators::qbconv2d::Affine;
+use cbin_nn_kernels::shape::{Padding, Shape, Window};
 use cbin_nn_model::format::{DType, Layout};
 use cbin_nn_model::writer::{Builder, ByteWeights, OperatorSpec, PoolSpec, RulesSpec};
 use numpy::PyReadonlyArrayDyn;

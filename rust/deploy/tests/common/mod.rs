@@ -1,10 +1,9 @@
 //! Models and images for the tests, made from a seed.
 
 use cbin_nn_kernels::{
-    bbconv2d::Padding,
-    qbconv2d::Affine,
-    rule::Grid,
-    shape::{Shape, Window},
+    epilogue::Grid,
+    operators::qbconv2d::Affine,
+    shape::{Padding, Shape, Window},
 };
 use cbin_nn_model::{
     format::{DType, Layout},

@@ -1,11 +1,10 @@
 //! A small model with every operator, and ways to damage it.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use cbin_nn_kernels::bbconv2d::Padding;
 use cbin_nn_kernels::bits::{lane_mask, words_for};
-use cbin_nn_kernels::qbconv2d::Affine;
-use cbin_nn_kernels::rule::Grid;
-use cbin_nn_kernels::shape::{Shape, Window};
+use cbin_nn_kernels::epilogue::Grid;
+use cbin_nn_kernels::operators::qbconv2d::Affine;
+use cbin_nn_kernels::shape::{Padding, Shape, Window};
 use cbin_nn_model::format::{DType, Header, Layout, OperatorRecord, TensorRecord};
 use cbin_nn_model::writer::{Builder, ByteWeights, OperatorSpec, PoolSpec, RulesSpec, seal};
 

@@ -18,9 +18,6 @@ pub(crate) use byte_mask::{byte_distance, byte_dot, byte_dot_wide, byte_hits, co
 pub(crate) use byte_pairs::{Pairs, SLOTS, pair_hits, widen};
 pub(crate) use pixel_sums::{add_rows, move_down, signed_sums, sum_hits};
 pub(crate) use popcount::{carry_save, differing, differing_inside};
-#[allow(unused_imports, reason = "for another folder")]
-pub(crate) use vertical::{Bits, COUNTER_WORDS, Column, PICK_BLOCK, SegmentEdges};
 pub(crate) use vertical::{
-    Moving, add_list, add_planes, column_changes, compare, counter_words, inside, move_on, picks,
-    segment_changes, transpose,
+    add_list, add_planes, column_changes, compare, inside, move_on, picks, segment_changes, transpose,
 };

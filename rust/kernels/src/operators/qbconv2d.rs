@@ -8,61 +8,26 @@ time. [`Affine`] says what a byte means.
 
 use crate::ArgumentError;
 use crate::bits::{bit, check_padding_bits};
-use crate::byte_mask::MaskedLayer;
-pub use crate::bytes::Affine;
-use crate::bytes::reference_accumulator;
-use crate::conv::{self, Accumulate, ConvLayer};
+use crate::epilogue::{Pool, Rules};
 use crate::error::check_length;
-use crate::pixel_sums::SumShape;
-use crate::rule::{Pool, Rules};
+use crate::layouts::byte_mask;
+use crate::layouts::pixel_sums::SumShape;
+use crate::methods::byte_mask::MaskedLayer;
+pub use crate::methods::bytes::Affine;
+use crate::methods::bytes::reference_accumulator;
+use crate::methods::conv::{self, Accumulate, ConvLayer};
+use crate::methods::pixel_sums::SumLayer;
 use crate::shape::{Conv2dGeometry, Shape};
-use crate::sum_walk::SumLayer;
 
 /// Weights of +1 and -1, in one of three layouts.
 #[derive(Debug, Clone, Copy)]
 pub enum Weights<'a> {
     /// Canonical: packed as a pixel of the input is, `[output channels][taps][words]`.
     Packed(&'a [u32]),
-    /// One byte a weight in HWC order, 0xFF for +1 and 0x00 for -1, first byte lowest, each filter padded
-    /// with 0x00 to whole words: `[output channels][words]`.
+    /// One byte a weight: see [`byte_mask`](crate::layouts::byte_mask).
     ByteMask(&'a [u32]),
-    /// Lists of signed sums: see [`pixel_sums`](crate::pixel_sums).
+    /// Lists of signed sums: see [`pixel_sums`](crate::layouts::pixel_sums).
     PixelSums(&'a [u32]),
-}
-
-impl Weights<'_> {
-    /// Words of one filter in the byte-mask layout.
-    pub fn byte_mask_words(geometry: &Conv2dGeometry) -> usize {
-        geometry.products().div_ceil(4)
-    }
-}
-
-/// Rewrites canonical weights in the byte-mask layout.
-///
-/// # Errors
-/// [`ArgumentError::Length`] naming the slice.
-pub fn to_byte_mask(
-    geometry: &Conv2dGeometry,
-    packed: &[u32],
-    masks: &mut [u32],
-) -> Result<(), ArgumentError> {
-    let (channels, words) = (geometry.input().channels(), geometry.input().pixel_words());
-    let filters = geometry.output().channels();
-    check_length("packed", filters * geometry.filter_words(), packed.len())?;
-    check_length("masks", filters * Weights::byte_mask_words(geometry), masks.len())?;
-    masks.fill(0);
-    let per_filter = Weights::byte_mask_words(geometry);
-    for (filter, masks) in
-        packed.chunks_exact(geometry.filter_words()).zip(masks.chunks_exact_mut(per_filter))
-    {
-        for (tap, pixel) in filter.chunks_exact(words).enumerate() {
-            for channel in (0..channels).filter(|&c| bit(pixel, c)) {
-                let at = tap * channels + channel;
-                masks[at / 4] |= 0xFF << (8 * (at % 4));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// An 8-bit-input convolution, validated.
@@ -76,7 +41,7 @@ pub struct QbConv2d<'a> {
 
 impl<'a> QbConv2d<'a> {
     /// `weights` holds `output channels * geometry.filter_words()` words where packed, or
-    /// `output channels * Weights::byte_mask_words(geometry)` in the byte-mask layout, or `output channels *
+    /// `output channels * byte_mask::filter_words` as byte masks, or `output channels *
     /// SumShape::filter_words` as sums.
     ///
     /// # Errors
@@ -110,7 +75,7 @@ impl<'a> QbConv2d<'a> {
                 check_length("weights", filters * geometry.filter_words(), packed.len())?;
             }
             Weights::ByteMask(masks) => {
-                let words = Weights::byte_mask_words(geometry);
+                let words = byte_mask::filter_words(geometry);
                 check_length("weights", filters * words, masks.len())?;
             }
             Weights::PixelSums(sums) => {
@@ -143,7 +108,7 @@ impl<'a> QbConv2d<'a> {
         match self.weights {
             Weights::Packed(packed) => check_padding_bits("weights", packed, geometry.input().channels())?,
             Weights::ByteMask(masks) => {
-                check_masks(masks, Weights::byte_mask_words(geometry), geometry.products())?;
+                byte_mask::check_contents(geometry, masks)?;
             }
             Weights::PixelSums(sums) => {
                 SumShape::of(geometry).map_or(Ok(()), |shape| shape.check_contents(sums))?;
@@ -229,11 +194,7 @@ impl<'a> QbConv2d<'a> {
                 let words = geometry.input().pixel_words();
                 bit(&packed[filter * geometry.filter_words() + tap * words..], channel)
             }
-            Weights::ByteMask(masks) => {
-                let at = tap * geometry.input().channels() + channel;
-                let word = masks[filter * Weights::byte_mask_words(geometry) + at / 4];
-                (word >> (8 * (at % 4))) & 0xFF != 0
-            }
+            Weights::ByteMask(masks) => byte_mask::is_plus(geometry, masks, filter, tap, channel),
             Weights::PixelSums(sums) => SumShape::of(geometry).is_some_and(|shape| {
                 let words = shape.filter_words();
                 shape.weight_is_plus(&sums[filter * words..][..words], tap, channel)
@@ -342,21 +303,6 @@ impl<'a> QbConv2d<'a> {
         }
         Err(ArgumentError::Value { argument: "weights layout" })
     }
-}
-
-/// Every byte of a filter is 0x00 or 0xFF, and 0x00 beyond the last weight.
-fn check_masks(masks: &[u32], words: usize, weights: usize) -> Result<(), ArgumentError> {
-    for filter in masks.chunks_exact(words) {
-        for (at, byte) in filter.iter().flat_map(|word| word.to_le_bytes()).enumerate() {
-            match byte {
-                0 => {}
-                0xFF if at < weights => {}
-                0xFF => return Err(ArgumentError::PaddingBits { argument: "weights" }),
-                _ => return Err(ArgumentError::Value { argument: "weights" }),
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Accumulators straight from the image, for weights in the canonical layout.

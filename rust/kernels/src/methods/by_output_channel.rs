@@ -1,7 +1,7 @@
 /*!
 Binary convolution by vertical counters: 32 output channels at once, walking the input bits that change from window to window.
 
-Weights lie by output channel ([`lanes`](crate::lanes)), so a set input bit selects one word per tap, and adding the
+Weights lie by output channel ([`by_output_channel`](crate::layouts::by_output_channel)), so a set input bit selects one word per tap, and adding the
 selected words into a vertical counter counts, for 32 channels at once, the set bits whose weight is +1. With s that
 count, X the set bits of a window, K its products and W a filter's weights +1 inside the image,
 
@@ -27,18 +27,18 @@ Everything is modulo 2 to the width of a counter, which has room for every e - L
 
 use crate::ArgumentError;
 use crate::arch::{Moving, add_list, add_planes, compare, counter_words, inside, move_on, transpose};
-use crate::bbconv2d::Padding;
 use crate::bits::lane_mask;
-use crate::conv::ConvLayer;
+use crate::epilogue::{Grid, Rules};
 use crate::error::check_length;
-use crate::lanes::LaneShape;
-use crate::rule::{Grid, Rules};
+use crate::layouts::by_output_channel::GroupShape;
+use crate::methods::conv::ConvLayer;
+use crate::shape::Padding;
 use crate::shape::{Conv2dGeometry, MAX_ELEMENTS, Sliding, Window};
 
 /// What the walk keeps in its scratch, in words, in the order of the parts.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
-    shape: LaneShape,
+    shape: GroupShape,
     groups: usize,
     segments: usize,
     /// Width of a counter, sign included.
@@ -68,7 +68,7 @@ impl Plan {
     fn new(layer: &ConvLayer<'_>, padding: Padding) -> Self {
         let geometry = &layer.geometry;
         let window = geometry.sliding().window();
-        let shape = LaneShape::new(geometry.output().channels(), window.kernel, geometry.input().channels());
+        let shape = GroupShape::new(geometry.output().channels(), window.kernel, geometry.input().channels());
         let veto = layer.pool.as_ref().filter(|pool| pool.veto().is_some());
         // |e - L| is at most K + 4, and plane 0 lies below the words that are counted.
         let bits = usize::BITS - (geometry.products() + 4).leading_zeros();

@@ -10,8 +10,8 @@ does not.
 
 use crate::ArgumentError;
 use crate::bits::lane_mask;
+use crate::epilogue::{Grid, Pool, Rules};
 use crate::error::check_length;
-use crate::rule::{Grid, Pool, Rules};
 use crate::shape::{Conv2dGeometry, Shape};
 
 /// The validated parts that every convolution has, whatever its weights: shapes, rules and pool.

@@ -13,13 +13,13 @@ decides 32 channels at once.
 
 use crate::ArgumentError;
 use crate::arch::carry_save;
-use crate::bbconv2d::Padding;
 use crate::bits::{bit, check_padding_bits};
-use crate::conv::{self, ConvLayer, Pixel};
+use crate::epilogue::{Grid, Pool, Rules};
 use crate::error::check_length;
-use crate::rule::{Grid, Pool, Rules};
+use crate::methods::by_output_channel::{self as vertical, Bounds};
+use crate::methods::conv::{self, ConvLayer, Pixel};
+use crate::shape::Padding;
 use crate::shape::{Conv2dGeometry, Shape};
-use crate::vertical::{self, Bounds};
 
 /// Words of a vertical counter: for any e less a lower bound, a bound that none reaches, and a sign.
 const fn planes(taps: usize) -> usize {

@@ -8,9 +8,9 @@ Weights are `[output channels][words]`, packed as a pixel of the input is.
 use crate::ArgumentError;
 use crate::arch::differing;
 use crate::bits::{bit, check_padding_bits};
-use crate::conv::{self, Accumulate, ConvLayer};
+use crate::epilogue::{Pool, Rules};
 use crate::error::check_length;
-use crate::rule::{Pool, Rules};
+use crate::methods::conv::{self, Accumulate, ConvLayer};
 use crate::shape::{Conv2dGeometry, Shape};
 
 /// A pointwise convolution, validated.

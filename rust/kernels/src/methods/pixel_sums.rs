@@ -10,12 +10,14 @@ cleared, at the pixels of a segment is passed over: that makes the cost depend o
 */
 
 use crate::ArgumentError;
-use crate::arch::{add_rows, copy_rows, move_down, signed_sums, sum_hits};
-use crate::bytes::Affine;
-use crate::conv::ConvLayer;
-use crate::pixel_sums::{MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters, SumShape};
-use crate::planes::{Planes, band_end, gap, pool_of, preferred_gap};
-use crate::rule::{Grid, Rules};
+use crate::arch::{
+    MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters, add_rows, copy_rows, move_down, signed_sums, sum_hits,
+};
+use crate::epilogue::{Grid, Rules};
+use crate::layouts::pixel_sums::SumShape;
+use crate::methods::bytes::Affine;
+use crate::methods::conv::ConvLayer;
+use crate::methods::over_image::{Planes, band_end, gap, pool_of, preferred_gap};
 use crate::shape::Sliding;
 
 /// Rows of the output that each band but the last has, or more, where the output lies over the image as far as is preferred: a
@@ -72,7 +74,7 @@ impl<'a> SumLayer<'a> {
 
     /// The filters; `None` where an offset lies outside the table, which `check_contents` would have refused.
     pub(crate) fn filters(&self) -> Option<SumFilters<'a>> {
-        SumFilters::new(self.shape, self.weights)
+        self.shape.filters(self.weights)
     }
 
     /// Bytes that the image must begin behind the beginning of the output, at least, where the output may overwrite rows of the

@@ -10,12 +10,12 @@ small, and an error there flips bits all the way down.
 
 use crate::ArgumentError;
 use crate::arch::{byte_dot, byte_dot_wide};
-use crate::byte_pairs::PairLayer;
-pub use crate::bytes::Affine;
-use crate::bytes::{ByteFilters, Gathered, reference_accumulator, scratch_words};
-use crate::conv::{self, ConvLayer};
+use crate::epilogue::{Pool, Rules};
 use crate::error::check_length;
-use crate::rule::{Pool, Rules};
+use crate::methods::byte_pairs::PairLayer;
+pub use crate::methods::bytes::Affine;
+use crate::methods::bytes::{ByteFilters, Gathered, reference_accumulator, scratch_words};
+use crate::methods::conv::{self, ConvLayer};
 use crate::shape::{Conv2dGeometry, Shape};
 
 /// The weights of a [`QqConv2d`].

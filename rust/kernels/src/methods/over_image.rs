@@ -5,8 +5,8 @@ board needs no memory for both.
 
 use crate::ArgumentError;
 use crate::arch::bytes_of;
-use crate::conv::ConvLayer;
 use crate::error::check_length;
+use crate::methods::conv::ConvLayer;
 use crate::shape::Sliding;
 
 /// The output of a layer, and its image.

@@ -31,15 +31,10 @@ word 1 on   0, first list, second list
 use core::ops::Range;
 
 use crate::ArgumentError;
+use crate::arch::{MAX_CHANNELS, SEGMENT_WORDS, SumFilters, fills, list_lengths, offset_at};
 use crate::error::check_length;
 use crate::shape::Conv2dGeometry;
 
-/// Windows of a segment.
-pub(crate) const SEGMENT: usize = 8;
-/// Words of a segment's sums, two windows a word.
-pub(crate) const SEGMENT_WORDS: usize = SEGMENT / 2;
-/// Most input channels.
-pub(crate) const MAX_CHANNELS: usize = 4;
 /// Most taps: the bytes that a filter leaves, four for each pair of taps that go in twos, are counted in a byte, and so are the
 /// offsets of a list.
 const MAX_TAPS: usize = 248;
@@ -71,6 +66,11 @@ impl SumShape {
     /// Words of one filter.
     pub fn filter_words(&self) -> usize {
         self.taps() / 2 + 2
+    }
+
+    /// The filters `weights`, where a kernel can look all their sums up.
+    pub(crate) fn filters(self, weights: &[u32]) -> Option<SumFilters<'_>> {
+        SumFilters::new(self.filter_words(), self.table_words(), weights)
     }
 
     pub(crate) fn kernel_rows(&self) -> usize {
@@ -173,7 +173,7 @@ impl SumShape {
             let lists = self.lists(filter);
             let is_listed = |at: &usize| lists.iter().any(|list| list.contains(at));
             let mut others = (0..2 * (self.filter_words() - 1)).filter(|at| !is_listed(at));
-            if !self.fills(filter) || others.any(|at| offset_at(filter, at) != 0) {
+            if !fills(filter) || others.any(|at| offset_at(filter, at) != 0) {
                 return Err(error);
             }
             // Bits of taps that were named.
@@ -200,71 +200,6 @@ impl SumShape {
             }
         }
         Ok(())
-    }
-
-    /// Whether a filter's words are those before the lists and those of the lists.
-    fn fills(&self, filter: &[u32]) -> bool {
-        let words = list_lengths(filter).map(|length| length.div_ceil(2));
-        4 * (words[0] + words[1]) + bytes_before(filter) == 4 * (self.filter_words() - 1)
-            && filter[0] >> 24 == 0
-    }
-}
-
-/// Offsets of both lists of a filter.
-fn list_lengths(filter: &[u32]) -> [usize; 2] {
-    [filter[0] >> 16 & 0xFF, filter[0] >> 8 & 0xFF].map(|length| length as usize)
-}
-
-/// Bytes between a filter's first word and its lists.
-fn bytes_before(filter: &[u32]) -> usize {
-    (filter[0] & 0xFF) as usize
-}
-
-/// Offset `at` of a filter.
-fn offset_at(filter: &[u32], at: usize) -> usize {
-    (filter[1 + at / 2] >> (16 * (at % 2))) as u16 as usize
-}
-
-/// Filters whose offsets lie in the table, at words, with as many words from there on as are loaded.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SumFilters<'a> {
-    shape: SumShape,
-    weights: &'a [u32],
-}
-
-impl<'a> SumFilters<'a> {
-    /// The filters where that is so.
-    pub(crate) fn new(shape: SumShape, weights: &'a [u32]) -> Option<Self> {
-        let last = 4 * (shape.table_words() - SEGMENT_WORDS) as u32;
-        let is_inside = |pair: u32| pair & 0xFFFF <= last && pair >> 16 <= last && pair & 0x0003_0003 == 0;
-        let fits = weights
-            .chunks_exact(shape.filter_words())
-            .all(|filter| shape.fills(filter) && filter[1..].iter().all(|&pair| is_inside(pair)));
-        fits.then_some(Self { shape, weights })
-    }
-
-    /// Each 32 filters, and what is left.
-    pub(crate) fn groups(self) -> impl Iterator<Item = Self> {
-        let words = 32 * self.shape.filter_words();
-        self.weights.chunks(words).map(move |weights| Self { weights, ..self })
-    }
-
-    #[cfg_attr(not(cbin_dsp), allow(dead_code))]
-    pub(crate) fn weights(&self) -> &'a [u32] {
-        self.weights
-    }
-
-    #[cfg_attr(not(cbin_dsp), allow(dead_code))]
-    pub(crate) fn shape(&self) -> &SumShape {
-        &self.shape
-    }
-
-    /// The offsets of both lists of each filter, lone offsets of 0 included.
-    #[cfg_attr(cbin_dsp, allow(dead_code))]
-    pub(crate) fn lists(self) -> impl Iterator<Item = (&'a [u32], &'a [u32])> {
-        self.weights.chunks_exact(self.shape.filter_words()).map(|filter| {
-            filter[1 + bytes_before(filter) / 4..].split_at(list_lengths(filter)[0].div_ceil(2))
-        })
     }
 }
 

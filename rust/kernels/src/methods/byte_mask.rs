@@ -19,10 +19,10 @@ use core::ops::Range;
 
 use crate::ArgumentError;
 use crate::arch::{byte_distance, byte_hits};
-use crate::bytes::Affine;
-use crate::conv::ConvLayer;
+use crate::epilogue::Rules;
 use crate::error::check_length;
-use crate::rule::Rules;
+use crate::methods::bytes::Affine;
+use crate::methods::conv::ConvLayer;
 
 /// Most windows that are gathered together.
 const WINDOWS: usize = 4;

@@ -44,39 +44,29 @@ their weights negated, and one comparison is left: `sum >= lo`.
 use crate::ArgumentError;
 use crate::arch;
 use crate::arch::generic::blocks::{BlockRules, Convolution, ProductKind};
-use crate::bbconv2d::{BbConv2d, Padding};
-use crate::bbdepthwiseconv2d::BbDepthwiseConv2d;
-use crate::bbfc::{BbFc, Dense};
-use crate::bbpointwiseconv2d::BbPointwiseConv2d;
-use crate::bbqfc::BbqFc;
+use crate::arch::simd::Simd;
+pub use crate::arch::{LANES, Line};
 use crate::bits::{bit, lane_mask};
-use crate::conv::ConvLayer;
+use crate::epilogue::{Grid, Rules};
 use crate::error::check_length;
-use crate::qbconv2d::QbConv2d;
-use crate::qqconv2d::QqConv2d;
-use crate::rule::{Grid, Rules};
-use crate::shape::{Shape, Sliding};
-use crate::simd::Simd;
+use crate::methods::conv::ConvLayer;
+use crate::methods::dense::Dense;
+use crate::operators::bbconv2d::BbConv2d;
+use crate::operators::bbdepthwiseconv2d::BbDepthwiseConv2d;
+use crate::operators::bbfc::BbFc;
+use crate::operators::bbpointwiseconv2d::BbPointwiseConv2d;
+use crate::operators::bbqfc::BbqFc;
+use crate::operators::qbconv2d::QbConv2d;
+use crate::operators::qqconv2d::QqConv2d;
+use crate::shape::{Padding, Shape, Sliding};
 use core::ops::Range;
 
-/// Channels of a block.
-pub const LANES: usize = 16;
 /// Most lines that a layer may take: 64 MiB. What needs more is left to the portable kernels.
 const MAX_LINES: usize = 1 << 20;
 /// Most bytes of a padded plane.
 const MAX_PLANE: usize = 1 << 26;
 /// Most steps that the corrections of a layer may take.
 const MAX_STEPS: u64 = 1 << 26;
-
-/// Sixteen words at a multiple of their size.
-#[repr(C, align(64))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Line(pub [u32; LANES]);
-
-impl Line {
-    /// All 0.
-    pub const ZERO: Self = Self([0; LANES]);
-}
 
 /// An operator that there is a [`BlockPlan`] for.
 #[derive(Debug, Clone, Copy)]

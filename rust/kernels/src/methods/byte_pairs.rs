@@ -17,10 +17,10 @@ The four are the windows of a 2 x 2 pool, or the next four pixels where nothing 
 use crate::ArgumentError;
 use crate::arch::{Pairs, SLOTS, pair_hits, widen};
 use crate::bits::lane_mask;
-use crate::bytes::Affine;
-use crate::conv::ConvLayer;
-use crate::planes::{Planes, gap};
-use crate::rule::Rules;
+use crate::epilogue::Rules;
+use crate::methods::bytes::Affine;
+use crate::methods::conv::ConvLayer;
+use crate::methods::over_image::{Planes, gap};
 
 /// A layer whose input's meaning fits 16 bits.
 pub(crate) struct PairLayer<'a> {

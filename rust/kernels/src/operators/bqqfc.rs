@@ -11,8 +11,8 @@ to its [`Requantization`].
 */
 
 use crate::ArgumentError;
-use crate::bbqfc::{Output, Requantization};
 use crate::bits::bit;
+use crate::epilogue::{Output, Requantization};
 use crate::error::check_length;
 use crate::shape::{MAX_ELEMENTS, Shape};
 

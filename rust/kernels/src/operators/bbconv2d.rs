@@ -8,35 +8,26 @@ differ; or by output channel, for one that counts 32 output channels at once ([`
 use crate::ArgumentError;
 use crate::arch::{differing, differing_inside};
 use crate::bits::{bit, check_padding_bits, lane_mask};
-use crate::conv::{self, Accumulate, ConvLayer};
+use crate::epilogue::{Pool, Rules};
 use crate::error::check_length;
-use crate::lanes::LaneShape;
-use crate::rule::{Pool, Rules};
-use crate::shape::{Conv2dGeometry, Shape};
-use crate::vertical;
-
-/// What a tap outside the image contributes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Padding {
-    /// Nothing: the padding is zero (the default of Keras and PyTorch).
-    Zero,
-    /// Its weight: the padding is +1 (`pad_values=1` in Larq).
-    One,
-}
+use crate::layouts::by_output_channel::GroupShape;
+use crate::methods::by_output_channel as vertical;
+use crate::methods::conv::{self, Accumulate, ConvLayer};
+use crate::shape::{Conv2dGeometry, Padding, Shape};
 
 /// Weights of +1 and -1, in one of two layouts.
 #[derive(Debug, Clone, Copy)]
 pub enum Weights<'a> {
     /// Canonical: packed as a pixel of the input is, `[output channels][kernel height][kernel width][words]`.
     Packed(&'a [u32]),
-    /// By output channel: see [`lanes`](crate::lanes).
+    /// By output channel: see [`by_output_channel`](crate::layouts::by_output_channel).
     Lanes(&'a [u32]),
 }
 
 /// The layout by output channel of a layer's weights.
-pub fn lane_shape(geometry: &Conv2dGeometry) -> LaneShape {
+pub fn lane_shape(geometry: &Conv2dGeometry) -> GroupShape {
     let kernel = geometry.sliding().window().kernel;
-    LaneShape::new(geometry.output().channels(), kernel, geometry.input().channels())
+    GroupShape::new(geometry.output().channels(), kernel, geometry.input().channels())
 }
 
 /// A binary convolution, validated.

@@ -1,5 +1,5 @@
 /*!
-Which vector instructions the [`blocks`](crate::blocks) kernels run with.
+Which vector instructions the [`blocks`](crate::host::blocks) kernels run with.
 
 A [`Simd`] is a proof: there is no way to get one whose instructions the CPU lacks. With the feature `std` the
 CPU is asked at run time; without it, what the compiler was told decides. Whoever runs many images asks once

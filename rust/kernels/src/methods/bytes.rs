@@ -19,8 +19,8 @@ is one over the channels then.
 
 use crate::ArgumentError;
 use crate::arch::copy_rows;
-use crate::conv::Accumulate;
 use crate::error::check_length;
+use crate::methods::conv::Accumulate;
 use crate::shape::Conv2dGeometry;
 
 /// Integer meaning of an input byte q: `mul * q + add`.
