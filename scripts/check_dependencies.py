@@ -40,7 +40,7 @@ CIRCLES = {
     "deploy": [["probe", "qemu", "rtt", "session", "transport", "worker"]],
 }
 #: The floors of rust/kernels, lowest first: a module uses those of its own floor and of those below.
-FLOORS = ("error", "bits", "shape", "arch", "epilogue", "layouts", "methods", "operators", "host")
+FLOORS = ("error", "bits", "shape", "kernel", "arch", "epilogue", "layouts", "methods", "operators", "host")
 #: Importing `cbin_nn` may load these modules at import time, and no other third-party package.
 IMPORTED_AT_TOP = {"numpy"}
 #: Modules and sub-packages outside the light import: they may import their own library at the top.

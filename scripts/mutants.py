@@ -45,16 +45,16 @@ MUTANTS = [
     Mutant("upper bound off by one", "epilogue/rule.rs", "&& acc <= self.hi)", "&& acc < self.hi)"),
     Mutant("upper bound ignored", "epilogue/rule.rs", "self.lo <= acc && acc <= self.hi", "self.lo <= acc"),
     Mutant("flip ignored: the sign of gamma", "epilogue/rule.rs", "acc <= self.hi) != self.flip", "acc <= self.hi)"),
-    Mutant("rules of the wrong pixel", "methods/conv.rs", "let at = layer.rules.pixel(conv_pixel, pixel);\n                                any", "let at = layer.rules.pixel(pixel, pixel);\n                                any"),
+    Mutant("rules of the wrong pixel", "epilogue/binarization.rs", "let at = self.rules.pixel(conv_pixel, pixel);\n                                    any", "let at = self.rules.pixel(pixel, pixel);\n                                    any"),
     # Packing.
     Mutant("tie: sign(0) = -1", "bits.rs", "u32::from(s >= 0)", "u32::from(s > 0)"),
     Mutant("most significant bit first", "bits.rs", "(pixel[channel / 32] >> (channel % 32))", "(pixel[channel / 32] >> (31 - channel % 32))"),
     Mutant("padding bits not looked at", "bits.rs", "pixel[words - 1] & unused != 0)", "pixel[words - 1] & unused == unused)"),
     # The convolutions' common part.
-    Mutant("veto ignored", "methods/conv.rs", "(any && !vetoed) != invert", "any != invert"),
-    Mutant("invert ignored", "methods/conv.rs", "(any && !vetoed) != invert", "any && !vetoed"),
-    Mutant("a fused pool that starts at 1", "methods/conv.rs", "let (mut any, mut vetoed) = (false, false);", "let (mut any, mut vetoed) = (true, false);"),
-    Mutant("padding bits set", "methods/conv.rs", "    output.fill(0);", "    output.fill(1 << 31);"),
+    Mutant("veto ignored", "epilogue/binarization.rs", "(any && !vetoed) != invert", "any != invert"),
+    Mutant("invert ignored", "epilogue/binarization.rs", "(any && !vetoed) != invert", "any && !vetoed"),
+    Mutant("a fused pool that starts at 1", "epilogue/binarization.rs", "let (mut any, mut vetoed) = (false, false);", "let (mut any, mut vetoed) = (true, false);"),
+    Mutant("padding bits set", "epilogue/binarization.rs", "    output.fill(0);", "    output.fill(1 << 31);"),
     # Accumulators.
     Mutant("border counted as -1 instead of 0", "operators/bbconv2d.rs", "_ if self.padding == Padding::Zero => continue,", "_ if self.padding == Padding::Zero => { acc -= geometry.input().channels() as i32; continue }"),
     Mutant("one-padding as zero-padding", "operators/bbconv2d.rs", "_ if self.padding == Padding::Zero => continue,", "_ if self.padding != Padding::Zero || true => continue,"),
@@ -113,7 +113,7 @@ def killers(file: str) -> list[str]:
     """The tests that ought to see a mutant of this file: one binary is built in a third of the time of all."""
     if file in UNITS:
         return ["--lib"]
-    operator = {"conv": "bbconv2d", "bytes": "qbconv2d", "dense": "bbfc"}.get(
+    operator = {"binarization": "bbconv2d", "bytes": "qbconv2d", "dense": "bbfc"}.get(
         Path(file).stem, Path(file).stem
     )
     return ["--test", "variants", "--", "--exact", operator]

@@ -3,6 +3,7 @@
 use cbin_nn_kernels::layouts::by_output_channel::to_lanes;
 use cbin_nn_kernels::operators::bbconv2d::{BbConv2d, Weights, lane_shape};
 use cbin_nn_kernels::shape::Conv2dGeometry;
+use cbin_nn_kernels::{Kernel, Run};
 
 use crate::draw::Draw;
 use crate::layer::{Layer, agree, dirty, padding};
@@ -29,16 +30,15 @@ pub fn run(data: &[u8]) {
     };
     let length = draw.length(shape.words());
     let image = draw.packed(length, shape.channels());
-    let mut list = vec![[0xA5; 4]; draw.length(operator.list_words())];
     let mut scratch = dirty(&mut draw, operator.scratch_words());
     let fits = image.len() == shape.words();
-    let scratch_fits = (list.len(), scratch.len()) == (operator.list_words(), operator.scratch_words());
+    let scratch_fits = scratch.len() == operator.scratch_words();
     agree(
         &mut draw,
         operator.check_contents().is_ok(),
-        operator.output(),
+        &operator.output(),
         (fits, |out: &mut [u32]| operator.reference(&image, out)),
-        (fits && scratch_fits, |out: &mut [u32]| operator.optimized(&image, out, &mut list, &mut scratch)),
+        (fits && scratch_fits, |out: &mut [u32]| operator.optimized(&image, out, &mut scratch)),
     );
 }
 

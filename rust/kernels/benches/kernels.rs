@@ -13,6 +13,7 @@ use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::operators::qbconv2d::{Affine, QbConv2d, Weights};
 use cbin_nn_kernels::shape::{Conv2dGeometry, Padding, Shape, Window};
 use cbin_nn_kernels::simd::Simd;
+use cbin_nn_kernels::{Kernel, Run};
 
 /// xorshift64*.
 struct Random(u64);
@@ -94,7 +95,7 @@ fn bbconv2d(criterion: &mut Criterion) {
         let bytes: Vec<u8> = image.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let mut scratch = vec![0; operator.scratch_words()];
         compare(criterion, name, geometry.macs(), Layer::BbConv2d(&operator), &bytes, |output| {
-            operator.optimized(&image, output, &mut [], &mut scratch).unwrap();
+            operator.optimized(&image, output, &mut scratch).unwrap();
         });
     }
 }
@@ -113,11 +114,10 @@ fn qbconv2d(criterion: &mut Criterion) {
     let operator =
         QbConv2d::new(geometry, affine, Weights::ByteMask(&masks), thresholds.rules(), pool).unwrap();
     let image: Vec<u8> = (0..32 * 32 * 3).map(|_| random.next() as u8).collect();
-    let mut bytes = vec![[0; 4]; operator.window_words()];
     let mut scratch = vec![0; operator.scratch_words()];
     let name = "qbconv2d 32x32x3 5x5x32 pool";
     compare(criterion, name, geometry.macs(), Layer::QbConv2d(&operator), &image, |output| {
-        operator.optimized(&image, output, &mut bytes, &mut scratch).unwrap();
+        operator.optimized(&image, output, &mut scratch).unwrap();
     });
 }
 
@@ -130,7 +130,7 @@ fn bbfc(criterion: &mut Criterion) {
     let image = random.packed(16, 256);
     let bytes: Vec<u8> = image.iter().flat_map(|word| word.to_ne_bytes()).collect();
     compare(criterion, "bbfc 4096 to 512", 4096 * 512, Layer::BbFc(&operator), &bytes, |output| {
-        operator.optimized(&image, output).unwrap();
+        operator.optimized(&image, output, &mut []).unwrap();
     });
 }
 

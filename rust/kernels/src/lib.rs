@@ -24,7 +24,7 @@ Each module uses those below it, and none of those above:
 | [`layouts`] | how weights lie in a model, one layout a file |
 | [`epilogue`] | what becomes of an accumulator: bits by a rule, pooled bits, fixed-point integers |
 | `arch` | inner loops, for any core and for some by hand; the only `unsafe` code |
-| [`bits`], [`shape`], errors | packed words, planes and windows |
+| [`bits`], [`shape`], [`kernel`], errors | packed words, planes and windows; the trait of all operators |
 
 # Operators
 
@@ -40,7 +40,7 @@ Each module uses those below it, and none of those above:
 | [`bbqfc`](operators::bbqfc) | [`BbqFc`](operators::bbqfc::BbqFc) | packed | 1 bit | i8, i16 or i32 |
 | [`bqqfc`](operators::bqqfc) | [`BqqFc`](operators::bqqfc::BqqFc) | packed | i8 | i8, i16 or i32 |
 
-Each operator is a struct that is validated when it is built, with two ways to run it: `reference`,
+Each operator is a struct that is validated when it is built, with two ways to [`Run`] it: `reference`,
 written as the definition reads, and `optimized`. They agree bit for bit on every input, which one shared
 test macro (`tests/variants.rs`) checks.
 
@@ -60,6 +60,7 @@ pub mod bits;
 pub mod epilogue;
 mod error;
 pub mod host;
+pub mod kernel;
 pub mod layouts;
 mod methods;
 pub mod operators;
@@ -67,6 +68,7 @@ pub mod shape;
 
 pub use arch::simd;
 pub use error::ArgumentError;
+pub use kernel::{Facts, Kernel, Run};
 pub use methods::conv::ConvLayer;
 
 /// The examples of the README run as tests.

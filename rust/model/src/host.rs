@@ -220,9 +220,9 @@ fn block_layer<'o, 'a>(operator: &'o Operator<'a>) -> Option<Layer<'o, 'a>> {
 fn requantize(operator: &Operator<'_>, lines: &[Line], output: &mut [u8], dtype: DType) -> Option<()> {
     let Operator::BbqFc(operator) = operator else { return None };
     match dtype {
-        DType::I8 => operator.requantize::<i8>(lines, elements(output)?).ok(),
-        DType::I16 => operator.requantize::<i16>(lines, elements(output)?).ok(),
-        DType::I32 => operator.requantize::<i32>(lines, elements(output)?).ok(),
+        DType::I8 => BlockLayer::requantize::<i8>(operator, lines, elements(output)?).ok(),
+        DType::I16 => BlockLayer::requantize::<i16>(operator, lines, elements(output)?).ok(),
+        DType::I32 => BlockLayer::requantize::<i32>(operator, lines, elements(output)?).ok(),
         _ => None,
     }
 }

@@ -364,7 +364,7 @@ impl<'a> Model<'a> {
         };
         let output = self.tensor_record(1);
         let is_read_again = self.operators[1..].iter().any(|reader| reader.inputs.contains(&0));
-        let Some(gap) = first.image_gap.filter(|_| output.place() == Place::Arena && !is_read_again) else {
+        let Some(gap) = first.input_gap.filter(|_| output.place() == Place::Arena && !is_read_again) else {
             return field("in_place_bytes");
         };
         if plan.bytes < self.arena_bytes() || plan.image.end > plan.bytes {

@@ -12,7 +12,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use bytemuck::Zeroable;
-use cbin_nn_kernels::ArgumentError;
 use cbin_nn_kernels::epilogue::{Grid, Pool, Requantization, Rules};
 use cbin_nn_kernels::layouts::by_output_channel::to_lanes;
 use cbin_nn_kernels::layouts::byte_mask::{self, to_byte_mask};
@@ -27,6 +26,7 @@ use cbin_nn_kernels::operators::bqqfc::BqqFc;
 use cbin_nn_kernels::operators::qbconv2d::{Affine, QbConv2d, Weights};
 use cbin_nn_kernels::operators::qqconv2d::QqConv2d;
 use cbin_nn_kernels::shape::{Conv2dGeometry, Padding, Shape, Window};
+use cbin_nn_kernels::{ArgumentError, Kernel};
 
 use crate::aligned::AlignedBytes;
 use crate::format::{
@@ -412,7 +412,7 @@ impl Builder {
                 let shape = filter_shape(&geometry);
                 record.constants[slot::WEIGHTS] =
                     self.constant(name, "weights", DType::Bits, layout, shape, bytemuck::cast_slice(stored))?;
-                self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
+                self.tail(name, &mut record, geometry.output(), &kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::QbConv2d(kernel))
             }
             OperatorSpec::BbConv2d { weights, filters, window, padding, lanes, rules, pool } => {
@@ -437,7 +437,7 @@ impl Builder {
                 let shape = filter_shape(&geometry);
                 record.constants[slot::WEIGHTS] =
                     self.constant(name, "weights", DType::Bits, layout, shape, bytemuck::cast_slice(stored))?;
-                self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
+                self.tail(name, &mut record, geometry.output(), &kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::BbConv2d(kernel))
             }
             OperatorSpec::QqConv2d { weights, filters, window, affine, channel_adds, rules, pool } => {
@@ -459,7 +459,7 @@ impl Builder {
                     ByteWeights::I8(w) => self.canonical(name, "weights", DType::I8, shape, w)?,
                     ByteWeights::I16(w) => self.canonical(name, "weights", DType::I16, shape, w)?,
                 };
-                self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
+                self.tail(name, &mut record, geometry.output(), &kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::QqConv2d(kernel))
             }
             OperatorSpec::BbPointwiseConv2d { weights, filters, strides, rules, pool } => {
@@ -474,7 +474,7 @@ impl Builder {
                 let shape = filter_shape(&geometry);
                 record.constants[slot::WEIGHTS] =
                     self.canonical(name, "weights", DType::Bits, shape, weights)?;
-                self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
+                self.tail(name, &mut record, geometry.output(), &kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::BbPointwiseConv2d(kernel))
             }
             OperatorSpec::BbDepthwiseConv2d { weights, window, padding, rules, pool } => {
@@ -489,7 +489,7 @@ impl Builder {
                 let shape = [1, window.kernel[0] as u32, window.kernel[1] as u32, source.channels() as u32];
                 record.constants[slot::WEIGHTS] =
                     self.canonical(name, "weights", DType::Bits, shape, weights)?;
-                self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
+                self.tail(name, &mut record, geometry.output(), &kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::BbDepthwiseConv2d(kernel))
             }
             OperatorSpec::BMaxPool2d { window, use_and } => {
@@ -509,7 +509,7 @@ impl Builder {
                 let kernel = BbFc::new(dense, rules.view(*units).map_err(argument)?).map_err(argument)?;
                 record.constants[slot::WEIGHTS] =
                     self.canonical(name, "weights", DType::Bits, dense_shape(&source, *units), weights)?;
-                self.rules(name, &mut record, slot::LO, rules, kernel.output(), kernel.output())?;
+                self.rules(name, &mut record, slot::LO, rules, &kernel.output(), &kernel.output())?;
                 measure(&Operator::BbFc(kernel))
             }
             OperatorSpec::BbqFc {
@@ -887,7 +887,7 @@ fn tail_views<'s>(
 /// Output shape, scratch bytes and image gap of an operator whose parameters are in order.
 fn measure(operator: &Operator<'_>) -> Result<(Shape, usize, Option<usize>), ArgumentError> {
     operator.check_contents()?;
-    Ok((*operator.output(), operator.scratch_bytes(), operator.preferred_image_gap()))
+    Ok((operator.output(), operator.scratch_bytes(), operator.preferred_input_gap()))
 }
 
 fn image_shape(shape: &Shape) -> [u32; 4] {

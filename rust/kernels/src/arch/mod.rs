@@ -42,7 +42,7 @@ pub(crate) use portable::{
     add_list, add_planes, add_rows, byte_distance, byte_dot, byte_hits, column_changes, copy_rows, inside,
     move_down, move_on, pair_hits, picks, segment_changes, signed_sums, sum_hits, transpose, widen,
 };
-pub(crate) use portable::{byte_dot_wide, bytes_of, carry_save, differing, differing_inside};
+pub(crate) use portable::{byte_dot_wide, bytes_of, bytes_of_mut, carry_save, differing, differing_inside};
 pub(crate) use tables::{MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters, fills, list_lengths, offset_at};
 
 use crate::ArgumentError;

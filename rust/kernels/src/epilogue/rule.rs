@@ -90,6 +90,11 @@ impl<'a> Rules<'a> {
         check_length("rule lo", pixels * conv.channels(), self.lo.len())
     }
 
+    /// Channels of a pixel.
+    pub(crate) fn channels(&self) -> usize {
+        self.channels
+    }
+
     pub(crate) fn grid(&self) -> Grid {
         self.grid
     }

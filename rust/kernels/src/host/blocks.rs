@@ -47,7 +47,7 @@ use crate::arch::generic::blocks::{BlockRules, Convolution, ProductKind};
 use crate::arch::simd::Simd;
 pub use crate::arch::{LANES, Line};
 use crate::bits::{bit, lane_mask};
-use crate::epilogue::{Grid, Rules};
+use crate::epilogue::{Epilogue, Grid, Output, Rules};
 use crate::error::check_length;
 use crate::methods::conv::ConvLayer;
 use crate::methods::dense::Dense;
@@ -105,12 +105,12 @@ impl<'o, 'a> Layer<'o, 'a> {
     fn rules(&self) -> Option<&'o Rules<'a>> {
         match *self {
             Self::BbFc(operator) => Some(operator.rules()),
-            _ => self.conv().ok().map(|layer| &layer.rules),
+            _ => self.conv().ok().map(|layer| &layer.epilogue.rules),
         }
     }
 
     fn veto(&self) -> Option<&'o Rules<'a>> {
-        self.conv().ok()?.pool.as_ref()?.veto()
+        self.conv().ok()?.epilogue.veto()
     }
 
     /// Word `at` of a packed filter.
@@ -275,8 +275,8 @@ impl BlockPlan {
                     corrected,
                     conv: [sliding.output_height(), sliding.output_width()],
                     output: *conv.output(),
-                    pool: conv.pool.as_ref().map(|pool| *pool.sliding()),
-                    rules: Some(conv.rules.grid()),
+                    pool: conv.epilogue.pool.as_ref().map(|pool| *pool.sliding()),
+                    rules: Some(conv.epilogue.rules.grid()),
                     veto: layer.veto().map(Rules::grid),
                     taps: 0,
                     classes: [1, 1],
@@ -591,7 +591,7 @@ impl BlockPlan {
                 write_flips(rules, &mut words[section]);
             }
         }
-        if let Ok(ConvLayer { pool: Some(pool), .. }) = layer.conv() {
+        if let Some(pool) = layer.conv().ok().and_then(|layer| layer.epilogue.pool.as_ref()) {
             for (word, invert) in words[sections.invert].iter_mut().enumerate() {
                 *invert = pool.invert(word);
             }
@@ -831,6 +831,20 @@ impl<'a> BlockLayer<'a> {
         check_length("output", self.plan.output_len(), output.len())?;
         let plane = self.padded_plane(input, &mut [])?;
         arch::accumulate(simd, &self.task(plane), output)
+    }
+
+    /// The outputs of `operator` for accumulators as [`accumulators`](Self::accumulators) writes them.
+    ///
+    /// # Errors
+    /// [`ArgumentError::Length`] naming the slice.
+    pub fn requantize<T: Output>(
+        operator: &BbqFc<'_>,
+        accumulators: &[Line],
+        output: &mut [T],
+    ) -> Result<(), ArgumentError> {
+        check_length("accumulators", operator.units().div_ceil(LANES), accumulators.len())?;
+        let acc = |unit: usize| accumulators[unit / LANES].0[unit % LANES] as i32;
+        operator.requantization().finish(acc, output)
     }
 
     fn task<'p>(&'p self, plane: &'p [u8]) -> Convolution<'p> {

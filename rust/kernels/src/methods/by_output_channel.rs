@@ -26,9 +26,11 @@ Everything is modulo 2 to the width of a counter, which has room for every e - L
 */
 
 use crate::ArgumentError;
-use crate::arch::{Moving, add_list, add_planes, compare, counter_words, inside, move_on, transpose};
+use crate::arch::{
+    Moving, add_list, add_planes, bytes_of_mut, compare, counter_words, inside, move_on, transpose,
+};
 use crate::bits::lane_mask;
-use crate::epilogue::{Grid, Rules};
+use crate::epilogue::Rules;
 use crate::error::check_length;
 use crate::layouts::by_output_channel::GroupShape;
 use crate::methods::conv::ConvLayer;
@@ -69,13 +71,10 @@ impl Plan {
         let geometry = &layer.geometry;
         let window = geometry.sliding().window();
         let shape = GroupShape::new(geometry.output().channels(), window.kernel, geometry.input().channels());
-        let veto = layer.pool.as_ref().filter(|pool| pool.veto().is_some());
+        let veto = layer.epilogue.pool.as_ref().filter(|pool| pool.veto().is_some());
         // |e - L| is at most K + 4, and plane 0 lies below the words that are counted.
         let bits = usize::BITS - (geometry.products() + 4).leading_zeros();
-        let channel_grid = [Some(&layer.rules), veto.and_then(|pool| pool.veto())]
-            .into_iter()
-            .flatten()
-            .all(|rules| rules.grid() == Grid::Channel);
+        let channel_grid = layer.epilogue.is_by_channel();
         Self {
             shape,
             groups: shape.groups(),
@@ -91,7 +90,7 @@ impl Plan {
             based: channel_grid,
             parities: if channel_grid && geometry.input().channels() % 2 == 1 { 2 } else { 1 },
             rule_sets: if veto.is_some() { 2 } else { 1 },
-            tiled: layer.pool.as_ref().is_some_and(|pool| {
+            tiled: layer.epilogue.pool.as_ref().is_some_and(|pool| {
                 let window = pool.sliding().window();
                 window.kernel == window.strides && window.padding[..2] == [0, 0] && window.dilation == [1, 1]
             }),
@@ -153,17 +152,13 @@ fn classes(sliding: &Sliding) -> usize {
     classes
 }
 
-/// Words of scratch that [`convolve`] needs, and four-byte words of lists beside it.
+/// Words of scratch that [`convolve`] needs.
 ///
 /// # Errors
 /// [`ArgumentError::TooLarge`] where a layer would need more than anybody has.
-pub(crate) fn scratch_words(
-    layer: &ConvLayer<'_>,
-    padding: Padding,
-) -> Result<(usize, usize), ArgumentError> {
+pub(crate) fn scratch_words(layer: &ConvLayer<'_>, padding: Padding) -> Result<usize, ArgumentError> {
     let too_large = ArgumentError::TooLarge { argument: "kernel", limit: MAX_ELEMENTS };
-    let [scratch @ .., lists] = Plan::new(layer, padding).parts().ok_or(too_large)?;
-    Ok((scratch.iter().sum(), lists))
+    Ok(Plan::new(layer, padding).parts().ok_or(too_large)?.iter().sum())
 }
 
 /// First words of a group's bounds: what there is to compare, and the flips.
@@ -373,7 +368,6 @@ pub(crate) fn convolve(
     lanes: &[u32],
     input: &[u32],
     output: &mut [u32],
-    lists: &mut [[u8; 4]],
     scratch: &mut [u32],
 ) -> Result<(), ArgumentError> {
     let plan = &Plan::new(layer, padding);
@@ -382,8 +376,9 @@ pub(crate) fn convolve(
     let Some([counters, classes, bounds, veto, list_words]) = plan.parts() else {
         return Err(ArgumentError::TooLarge { argument: "kernel", limit: MAX_ELEMENTS });
     };
-    check_length("list", list_words, lists.len())?;
-    check_length("scratch", counters + classes + bounds + veto, scratch.len())?;
+    check_length("scratch", list_words + counters + classes + bounds + veto, scratch.len())?;
+    let (lists, scratch) = scratch.split_at_mut(list_words);
+    let lists = bytes_of_mut(lists);
     let (counters, rest) = scratch.split_at_mut(counters);
     let (classes, rest) = rest.split_at_mut(classes);
     let (bounds, veto) = rest.split_at_mut(bounds);
@@ -402,7 +397,7 @@ impl<'a> Walk<'a> {
     }
 
     fn run(&mut self, output: &mut [u32]) {
-        let pooled = self.layer.pool.is_some();
+        let pooled = self.layer.epilogue.pool.is_some();
         output.fill(0);
         self.veto.fill(0);
         if self.plan.based {
@@ -440,8 +435,8 @@ impl<'a> Walk<'a> {
 
     /// Rules of set 0 (the rule) or 1 (the veto).
     fn rules(&self, set: usize) -> &'a Rules<'a> {
-        let veto = self.layer.pool.as_ref().and_then(|pool| pool.veto());
-        if set == 0 { &self.layer.rules } else { veto.unwrap_or(&self.layer.rules) }
+        let veto = self.layer.epilogue.veto();
+        if set == 0 { &self.layer.epilogue.rules } else { veto.unwrap_or(&self.layer.epilogue.rules) }
     }
 
     /// The bounds of one group. Where there is one parity for all, it does not matter which is asked for.
@@ -773,7 +768,7 @@ impl<'a> Walk<'a> {
     /// Where the output's words of row y of the convolution begin, how many of its pixels are one of the output's, and where they
     /// end: where each has a part in one pixel of the output at most, by rules that are the same everywhere. By far the most layers.
     fn plain(&self, y: usize) -> (Option<(usize, usize)>, usize) {
-        let strides = match &self.layer.pool {
+        let strides = match &self.layer.epilogue.pool {
             None => [1, 1],
             Some(pool) if self.plan.tiled && self.plan.rule_sets == 1 => pool.sliding().window().strides,
             Some(_) => return (None, 0),
@@ -810,7 +805,7 @@ impl<'a> Walk<'a> {
     fn pool(&mut self, (y, x): (usize, usize), group: usize, parity: usize, shared: i32, output: &mut [u32]) {
         let conv_pixel = y * self.geometry().output().width() + x;
         let (width, words) = (self.layer.output().width(), self.plan.pixel_words);
-        if self.layer.pool.is_none() {
+        if self.layer.epilogue.pool.is_none() {
             output[conv_pixel * words + group] =
                 self.bits(0, group, (conv_pixel, conv_pixel), parity, shared);
             return;
@@ -846,7 +841,7 @@ impl<'a> Walk<'a> {
 
     /// The pooled coordinates along `axis` whose window holds coordinate `at` of the convolution.
     fn targets(&self, axis: usize, at: usize) -> impl Iterator<Item = usize> + use<> {
-        let (window, size) = match &self.layer.pool {
+        let (window, size) = match &self.layer.epilogue.pool {
             Some(pool) => {
                 let sliding = pool.sliding();
                 (*sliding.window(), [sliding.output_height(), sliding.output_width()][axis])
@@ -862,7 +857,7 @@ impl<'a> Walk<'a> {
 
     /// Finishes the pooled rows whose last row of the convolution was before `y`.
     fn close_pooled(&mut self, y: usize, output: &mut [u32]) {
-        let Some(pool) = &self.layer.pool else { return };
+        let Some(pool) = &self.layer.epilogue.pool else { return };
         let (sliding, window) = (pool.sliding(), pool.sliding().window());
         while self.pooled < sliding.output_height() {
             let (first, end) = sliding.taps_inside(0, self.pooled);

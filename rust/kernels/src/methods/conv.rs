@@ -1,7 +1,7 @@
 /*!
-What the convolution families share: the walk over output pixels, rules, the fused max-pool, packing.
+What the convolution families share: the layer, and the walk over output pixels.
 
-A family brings its accumulators. The naive [`reference`] asks for the accumulator of one element at a time,
+A family brings its accumulators. The naive reference asks for the accumulator of one element at a time,
 by its definition. The optimized [`convolve`] asks an [`Accumulate`] to gather a pixel's window once, and then
 for the channels it still needs. The walk itself is compiled once for all families: what it calls for each pixel
 and each word of output channels goes through a table of functions ([`Pixel`]), what is called for each channel
@@ -10,17 +10,16 @@ does not.
 
 use crate::ArgumentError;
 use crate::bits::lane_mask;
-use crate::epilogue::{Grid, Pool, Rules};
+use crate::epilogue::{Binarization, Pool, Rules};
 use crate::error::check_length;
+use crate::kernel::Facts;
 use crate::shape::{Conv2dGeometry, Shape};
 
-/// The validated parts that every convolution has, whatever its weights: shapes, rules and pool.
+/// A convolution, whatever its weights: shapes, and what becomes of its accumulators.
 #[derive(Debug, Clone, Copy)]
 pub struct ConvLayer<'a> {
     pub(crate) geometry: Conv2dGeometry,
-    pub(crate) rules: Rules<'a>,
-    pub(crate) pool: Option<Pool<'a>>,
-    output: Shape,
+    pub(crate) epilogue: Binarization<'a>,
 }
 
 impl<'a> ConvLayer<'a> {
@@ -48,20 +47,8 @@ impl<'a> ConvLayer<'a> {
         pool: Option<&Pool<'a>>,
         error: impl Fn(ArgumentError) -> E,
     ) -> Result<Self, E> {
-        let conv = geometry.output();
-        let output = match pool {
-            None => *conv,
-            Some(pool) => {
-                let sliding = pool.sliding();
-                Shape::new(sliding.output_height(), sliding.output_width(), conv.channels())
-                    .map_err(&error)?
-            }
-        };
-        rules.check(conv, &output).map_err(&error)?;
-        if let Some(pool) = pool {
-            pool.check(conv, &output).map_err(&error)?;
-        }
-        Ok(Self { geometry: *geometry, rules: *rules, pool: pool.copied(), output })
+        let epilogue = Binarization::of_parts(geometry.output(), rules, pool, error)?;
+        Ok(Self { geometry: *geometry, epilogue })
     }
 
     /// Shapes and window, without the pool.
@@ -69,77 +56,25 @@ impl<'a> ConvLayer<'a> {
         &self.geometry
     }
 
-    /// Scans rules and pool for set padding bits.
-    pub(crate) fn check_contents(&self) -> Result<(), ArgumentError> {
-        self.rules.check_contents()?;
-        self.pool.as_ref().map_or(Ok(()), |pool| pool.check_contents(self.output.channels()))
-    }
-
     /// Shape of the packed output, after the pool where there is one.
     pub fn output(&self) -> &Shape {
-        &self.output
+        self.epilogue.output()
     }
 
-    /// Whether some rule is another at each pixel of the convolution's plane.
-    pub(crate) fn follows_pixels(&self) -> bool {
-        let veto = self.pool.as_ref().and_then(Pool::veto);
-        self.rules.grid() == Grid::Conv || veto.is_some_and(|veto| veto.grid() == Grid::Conv)
+    /// What an operator on this layer is.
+    pub(crate) fn facts(&self) -> Facts {
+        let has_pool = self.epilogue.pool.is_some();
+        Facts { output: *self.output(), macs: self.geometry.macs(), has_pool }
     }
 
-    /// Words that [`convolve`] needs for the veto bits of one output pixel.
-    pub(crate) fn veto_words(&self) -> usize {
-        match self.pool.as_ref().and_then(Pool::veto) {
-            Some(_) => self.output.pixel_words(),
-            None => 0,
-        }
+    /// The definition of the output, from `acc(y, x, channel)` of the convolution's plane.
+    pub(crate) fn reference(
+        &self,
+        acc: impl Fn(usize, usize, usize) -> i32,
+        output: &mut [u32],
+    ) -> Result<(), ArgumentError> {
+        self.epilogue.reference(self.geometry.output(), acc, output)
     }
-}
-
-/// The definition: every output bit on its own, from `acc(y, x, channel)` of the convolution's plane.
-pub(crate) fn reference(
-    layer: &ConvLayer<'_>,
-    acc: impl Fn(usize, usize, usize) -> i32,
-    output: &mut [u32],
-) -> Result<(), ArgumentError> {
-    let (conv, out) = (layer.geometry.output(), layer.output());
-    check_length("output", out.words(), output.len())?;
-    output.fill(0);
-    for y in 0..out.height() {
-        for x in 0..out.width() {
-            let pixel = y * out.width() + x;
-            for channel in 0..out.channels() {
-                let bit = match &layer.pool {
-                    None => {
-                        layer.rules.get(layer.rules.pixel(pixel, pixel), channel).apply(acc(y, x, channel))
-                    }
-                    Some(pool) => {
-                        let (mut any, mut vetoed) = (false, false);
-                        for tap_y in 0..pool.sliding().window().kernel[0] {
-                            for tap_x in 0..pool.sliding().window().kernel[1] {
-                                let at = (
-                                    pool.sliding().input_at(0, y, tap_y),
-                                    pool.sliding().input_at(1, x, tap_x),
-                                );
-                                let (Some(conv_y), Some(conv_x)) = at else { continue };
-                                let value = acc(conv_y, conv_x, channel);
-                                let conv_pixel = conv_y * conv.width() + conv_x;
-                                let at = layer.rules.pixel(conv_pixel, pixel);
-                                any |= layer.rules.get(at, channel).apply(value);
-                                if let Some(veto) = pool.veto() {
-                                    let at = veto.pixel(conv_pixel, pixel);
-                                    vetoed |= veto.get(at, channel).apply(value);
-                                }
-                            }
-                        }
-                        let invert = (pool.invert(channel / 32) >> (channel % 32)) & 1 == 1;
-                        (any && !vetoed) != invert
-                    }
-                };
-                output[pixel * out.pixel_words() + channel / 32] |= u32::from(bit) << (channel % 32);
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The accumulators of one family, a pixel at a time.
@@ -198,11 +133,11 @@ pub(crate) fn convolve(
     let words = out.pixel_words();
     for (pixel, bits) in output.chunks_exact_mut(words).enumerate() {
         let (y, x) = (pixel / out.width(), pixel % out.width());
-        let Some(pool) = &layer.pool else {
+        let Some(pool) = &layer.epilogue.pool else {
             accumulate.seek(y, x);
-            let at = layer.rules.pixel(pixel, pixel);
+            let at = layer.epilogue.rules.pixel(pixel, pixel);
             for (word, bits) in bits.iter_mut().enumerate() {
-                *bits = accumulate.lanes(0, &layer.rules, at, word, lane_mask(out.channels(), word));
+                *bits = accumulate.lanes(0, &layer.epilogue.rules, at, word, lane_mask(out.channels(), word));
             }
             continue;
         };
@@ -219,7 +154,7 @@ pub(crate) fn convolve(
                 let conv_x = x * stride_x + tap_x * dilation_x - padding[1];
                 let conv_pixel = conv_y * conv.width() + conv_x;
                 accumulate.seek(conv_y, conv_x);
-                let at = layer.rules.pixel(conv_pixel, pixel);
+                let at = layer.epilogue.rules.pixel(conv_pixel, pixel);
                 for (word, bits) in bits.iter_mut().enumerate() {
                     let all = lane_mask(out.channels(), word);
                     // A bit that is vetoed is final, whatever the rule says; one that is set may still be vetoed.
@@ -229,7 +164,7 @@ pub(crate) fn convolve(
                             accumulate.lanes(1, veto, veto.pixel(conv_pixel, pixel), word, pending);
                     }
                     let vetoed = veto_bits.get(word).copied().unwrap_or(0);
-                    *bits |= accumulate.lanes(0, &layer.rules, at, word, all & !(*bits | vetoed));
+                    *bits |= accumulate.lanes(0, &layer.epilogue.rules, at, word, all & !(*bits | vetoed));
                 }
             }
         }

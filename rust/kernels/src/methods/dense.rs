@@ -9,6 +9,7 @@ use crate::ArgumentError;
 use crate::arch::differing;
 use crate::bits::{bit, check_padding_bits};
 use crate::error::check_length;
+use crate::kernel::Facts;
 use crate::shape::{MAX_ELEMENTS, Shape};
 
 /// The weights of a fully connected layer on a packed input, validated: shared by both families.
@@ -52,9 +53,10 @@ impl<'a> Dense<'a> {
         &self.output
     }
 
-    /// Multiply-accumulates.
-    pub fn macs(&self) -> u64 {
-        self.units() as u64 * self.features() as u64
+    /// What an operator on this layer is.
+    pub(crate) fn facts(&self) -> Facts {
+        let macs = self.units() as u64 * self.features() as u64;
+        Facts { output: self.output, macs, has_pool: false }
     }
 
     pub(crate) fn input(&self) -> &Shape {

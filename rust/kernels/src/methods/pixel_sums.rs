@@ -13,7 +13,7 @@ use crate::ArgumentError;
 use crate::arch::{
     MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters, add_rows, copy_rows, move_down, signed_sums, sum_hits,
 };
-use crate::epilogue::{Grid, Rules};
+use crate::epilogue::Rules;
 use crate::layouts::pixel_sums::SumShape;
 use crate::methods::bytes::Affine;
 use crate::methods::conv::ConvLayer;
@@ -55,8 +55,7 @@ impl<'a> SumLayer<'a> {
             |&add: &i32| i64::from(add).abs().max((255 * i64::from(affine.mul) + i64::from(add)).abs());
         let value = channel_adds.iter().map(largest).max().unwrap_or(largest(&affine.add));
         let largest = i16::try_from(value.checked_mul(layer.geometry.products() as i64)?).ok()?;
-        let veto = layer.pool.as_ref().and_then(|pool| pool.veto());
-        let one_rule = [Some(&layer.rules), veto].into_iter().flatten().all(|r| r.grid() == Grid::Channel);
+        let one_rule = layer.epilogue.is_by_channel();
         let fits = one_rule && window.strides[1] == 1 && window.dilation[1] == 1;
         fits.then_some(Self { layer, affine, channel_adds, shape, weights, largest: largest.into() })
     }
@@ -83,7 +82,7 @@ impl<'a> SumLayer<'a> {
         let pool = pool_of(self.layer);
         let pool = pool.window();
         let is_tiled = pool.kernel[0] == pool.strides[0] && pool.padding[0] == 0 && pool.dilation[0] == 1;
-        let has_veto = self.layer.pool.as_ref().is_some_and(|pool| pool.veto().is_some());
+        let has_veto = self.layer.epilogue.pool.as_ref().is_some_and(|pool| pool.veto().is_some());
         (is_tiled && !has_veto).then(|| gap(self.layer))
     }
 
@@ -155,7 +154,7 @@ impl<'a> SumLayer<'a> {
             line: line.as_flattened_mut(),
             table,
         };
-        self.prepare(&layer.rules, intervals);
+        self.prepare(&layer.epilogue.rules, intervals);
         // Rows of the convolution that a row of the output is made of, where bands are short of all.
         let rows = walk.pool.window().strides[0];
         let mut first = 0;
@@ -168,7 +167,7 @@ impl<'a> SumLayer<'a> {
             walk.pass(intervals, (first * rows, last), 0);
             first = end;
         }
-        let Some(pool) = &layer.pool else { return };
+        let Some(pool) = &layer.epilogue.pool else { return };
         if let Some(veto) = pool.veto() {
             self.prepare(veto, intervals);
             walk.pass(intervals, (0, usize::MAX), u32::MAX);
@@ -181,7 +180,7 @@ impl<'a> SumLayer<'a> {
 
     /// Whether the windows 2 x and 2 x + 1 belong to the pixels x of the pool, both of them.
     fn is_paired(&self) -> bool {
-        self.layer.pool.as_ref().is_some_and(|pool| {
+        self.layer.epilogue.pool.as_ref().is_some_and(|pool| {
             let (sliding, window) = (pool.sliding(), pool.sliding().window());
             let halves = [window.kernel[1], window.strides[1], window.dilation[1], window.padding[1]];
             halves == [2, 2, 1, 0] && 2 * sliding.output_width() <= self.layer.geometry.output().width()

@@ -10,10 +10,11 @@ use crate::arch::{differing, differing_inside};
 use crate::bits::{bit, check_padding_bits, lane_mask};
 use crate::epilogue::{Pool, Rules};
 use crate::error::check_length;
+use crate::kernel::{Facts, Kernel, Run};
 use crate::layouts::by_output_channel::GroupShape;
 use crate::methods::by_output_channel as vertical;
 use crate::methods::conv::{self, Accumulate, ConvLayer};
-use crate::shape::{Conv2dGeometry, Padding, Shape};
+use crate::shape::{Conv2dGeometry, Padding};
 
 /// Weights of +1 and -1, in one of two layouts.
 #[derive(Debug, Clone, Copy)]
@@ -76,35 +77,6 @@ impl<'a> BbConv2d<'a> {
         Ok(Self { layer: *layer, padding, weights })
     }
 
-    /// Scans the parameters: unused bits are 0, and so are the words that should be. Lengths were checked by [`new`](Self::new); whoever reads
-    /// parameters from elsewhere (a model file) calls this once, not at every run.
-    ///
-    /// # Errors
-    /// [`ArgumentError::PaddingBits`] or [`ArgumentError::Value`] naming the argument.
-    pub fn check_contents(&self) -> Result<(), ArgumentError> {
-        let geometry = &self.layer.geometry;
-        match self.weights {
-            Weights::Packed(packed) => check_padding_bits("weights", packed, geometry.input().channels())?,
-            Weights::Lanes(lanes) => lane_shape(geometry).check_contents(lanes)?,
-        }
-        self.layer.check_contents()
-    }
-
-    /// Shape of the output, after the fused pool where there is one.
-    pub fn output(&self) -> &Shape {
-        self.layer.output()
-    }
-
-    /// Multiply-accumulates, counting taps in the padding.
-    pub fn macs(&self) -> u64 {
-        self.layer.geometry.macs()
-    }
-
-    /// Whether a max-pool is fused into the convolution.
-    pub fn has_pool(&self) -> bool {
-        self.layer.pool.is_some()
-    }
-
     /// Shapes, rules and pool.
     pub(crate) fn layer(&self) -> &ConvLayer<'a> {
         &self.layer
@@ -132,26 +104,6 @@ impl<'a> BbConv2d<'a> {
         }
     }
 
-    /// [`scratch_words`](Self::scratch_words) and [`list_words`](Self::list_words) at once.
-    pub fn working_words(&self) -> (usize, usize) {
-        match self.weights {
-            Weights::Packed(_) => (2 * self.layer.geometry.filter_words() + self.layer.veto_words(), 0),
-            // `new` has seen that it is no error.
-            Weights::Lanes(_) => vertical::scratch_words(&self.layer, self.padding).unwrap_or((0, 0)),
-        }
-    }
-
-    /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its list: see
-    /// [`list_words`](Self::list_words).
-    pub fn scratch_words(&self) -> usize {
-        self.working_words().0
-    }
-
-    /// Four-byte words of list that [`optimized`](Self::optimized) needs.
-    pub fn list_words(&self) -> usize {
-        self.working_words().1
-    }
-
     fn weight_is_plus(&self, filter: usize, tap: [usize; 2], channel: usize) -> bool {
         let geometry = &self.layer.geometry;
         match self.weights {
@@ -166,11 +118,62 @@ impl<'a> BbConv2d<'a> {
         }
     }
 
-    /// The definition, one product at a time. `input` and `output` are packed planes.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    pub fn reference(&self, input: &[u32], output: &mut [u32]) -> Result<(), ArgumentError> {
+    /// [`Run::optimized`] for packed weights.
+    #[inline(never)]
+    fn packed(
+        &self,
+        weights: &[u32],
+        input: &[u32],
+        output: &mut [u32],
+        scratch: &mut [u32],
+    ) -> Result<(), ArgumentError> {
+        let geometry = &self.layer.geometry;
+        check_length("scratch", self.scratch_words(), scratch.len())?;
+        let (window, rest) = scratch.split_at_mut(geometry.filter_words());
+        let (inside, veto) = rest.split_at_mut(geometry.filter_words());
+        let mut gathered = Gathered {
+            geometry,
+            padding: self.padding,
+            weights,
+            input,
+            window,
+            inside,
+            products: 0,
+            border: false,
+        };
+        conv::convolve(&self.layer, &mut gathered, output, veto)
+    }
+}
+
+impl Kernel for BbConv2d<'_> {
+    type Input = u32;
+
+    fn facts(&self) -> Facts {
+        self.layer.facts()
+    }
+
+    fn scratch_words(&self) -> usize {
+        match self.weights {
+            Weights::Packed(_) => 2 * self.layer.geometry.filter_words() + self.layer.epilogue.veto_words(),
+            // `new` has seen that it is no error.
+            Weights::Lanes(_) => vertical::scratch_words(&self.layer, self.padding).unwrap_or(0),
+        }
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        let geometry = &self.layer.geometry;
+        match self.weights {
+            Weights::Packed(packed) => check_padding_bits("weights", packed, geometry.input().channels())?,
+            Weights::Lanes(lanes) => lane_shape(geometry).check_contents(lanes)?,
+        }
+        self.layer.epilogue.check_contents()
+    }
+}
+
+/// Packed weights: gathers each window once and counts differing bits with a carry-save tree. Weights by
+/// output channel: counts 32 channels at once in vertical counters.
+impl Run<u32> for BbConv2d<'_> {
+    fn reference(&self, input: &[u32], output: &mut [u32]) -> Result<(), ArgumentError> {
         let geometry = &self.layer.geometry;
         check_length("input", geometry.input().words(), input.len())?;
         let (sliding, words) = (geometry.sliding(), geometry.input().pixel_words());
@@ -195,58 +198,20 @@ impl<'a> BbConv2d<'a> {
             }
             acc
         };
-        conv::reference(&self.layer, acc, output)
+        self.layer.reference(acc, output)
     }
 
-    /// Packed weights: gathers each window once and counts differing bits with a carry-save tree. Weights by
-    /// output channel: counts 32 channels at once in vertical counters.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    pub fn optimized(
-        &self,
-        input: &[u32],
-        output: &mut [u32],
-        list: &mut [[u8; 4]],
-        scratch: &mut [u32],
-    ) -> Result<(), ArgumentError> {
+    fn optimized(&self, input: &[u32], output: &mut [u32], scratch: &mut [u32]) -> Result<(), ArgumentError> {
         let geometry = &self.layer.geometry;
         check_length("input", geometry.input().words(), input.len())?;
         let weights = match self.weights {
             Weights::Packed(packed) if cfg!(feature = "bbconv2d-canonical") => packed,
             Weights::Lanes(lanes) if cfg!(feature = "bbconv2d-lanes") => {
-                return vertical::convolve(&self.layer, self.padding, lanes, input, output, list, scratch);
+                return vertical::convolve(&self.layer, self.padding, lanes, input, output, scratch);
             }
             _ => return Err(ArgumentError::Value { argument: "weights layout" }),
         };
-        check_length("list", self.list_words(), list.len())?;
         self.packed(weights, input, output, scratch)
-    }
-
-    /// [`optimized`](Self::optimized) for packed weights.
-    #[inline(never)]
-    fn packed(
-        &self,
-        weights: &[u32],
-        input: &[u32],
-        output: &mut [u32],
-        scratch: &mut [u32],
-    ) -> Result<(), ArgumentError> {
-        let geometry = &self.layer.geometry;
-        check_length("scratch", self.scratch_words(), scratch.len())?;
-        let (window, rest) = scratch.split_at_mut(geometry.filter_words());
-        let (inside, veto) = rest.split_at_mut(geometry.filter_words());
-        let mut gathered = Gathered {
-            geometry,
-            padding: self.padding,
-            weights,
-            input,
-            window,
-            inside,
-            products: 0,
-            border: false,
-        };
-        conv::convolve(&self.layer, &mut gathered, output, veto)
     }
 }
 

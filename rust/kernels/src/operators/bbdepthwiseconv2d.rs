@@ -14,12 +14,13 @@ decides 32 channels at once.
 use crate::ArgumentError;
 use crate::arch::carry_save;
 use crate::bits::{bit, check_padding_bits};
-use crate::epilogue::{Grid, Pool, Rules};
+use crate::epilogue::{Pool, Rules};
 use crate::error::check_length;
+use crate::kernel::{Facts, Kernel, Run};
 use crate::methods::by_output_channel::{self as vertical, Bounds};
 use crate::methods::conv::{self, ConvLayer, Pixel};
+use crate::shape::Conv2dGeometry;
 use crate::shape::Padding;
-use crate::shape::{Conv2dGeometry, Shape};
 
 /// Words of a vertical counter: for any e less a lower bound, a bound that none reaches, and a sign.
 const fn planes(taps: usize) -> usize {
@@ -68,26 +69,6 @@ impl<'a> BbDepthwiseConv2d<'a> {
         Ok(Self { layer: *layer, padding, weights })
     }
 
-    /// Scans the parameters: unused bits are 0. Lengths were checked by [`new`](Self::new); whoever reads
-    /// parameters from elsewhere (a model file) calls this once, not at every run.
-    ///
-    /// # Errors
-    /// [`ArgumentError::PaddingBits`] naming the argument.
-    pub fn check_contents(&self) -> Result<(), ArgumentError> {
-        check_padding_bits("weights", self.weights, self.layer.geometry.input().channels())?;
-        self.layer.check_contents()
-    }
-
-    /// Shape of the output, after the fused pool where there is one.
-    pub fn output(&self) -> &Shape {
-        self.layer.output()
-    }
-
-    /// Whether a max-pool is fused into the convolution.
-    pub fn has_pool(&self) -> bool {
-        self.layer.pool.is_some()
-    }
-
     /// Shapes, rules and pool.
     pub(crate) fn layer(&self) -> &ConvLayer<'a> {
         &self.layer
@@ -101,17 +82,6 @@ impl<'a> BbDepthwiseConv2d<'a> {
     pub(crate) fn tap(&self, tap: usize) -> &'a [u32] {
         let words = self.layer.geometry.input().pixel_words();
         &self.weights[tap * words..(tap + 1) * words]
-    }
-
-    /// Multiply-accumulates of the whole layer, counting taps in the padding.
-    pub fn macs(&self) -> u64 {
-        let geometry = &self.layer.geometry;
-        geometry.output().elements() as u64 * geometry.sliding().window().taps() as u64
-    }
-
-    /// Words of scratch that [`optimized`](Self::optimized) needs.
-    pub fn scratch_words(&self) -> usize {
-        self.taps().next_multiple_of(4) + self.counter_words() + self.bounds_words() + self.layer.veto_words()
     }
 
     fn taps(&self) -> usize {
@@ -130,15 +100,55 @@ impl<'a> BbDepthwiseConv2d<'a> {
 
     /// The rules, and the veto where there is one, if they are the same at every pixel.
     fn rule_sets(&self) -> Option<[Option<&Rules<'a>>; 2]> {
-        let sets = [Some(&self.layer.rules), self.layer.pool.as_ref().and_then(Pool::veto)];
-        sets.iter().flatten().all(|rules| rules.grid() == Grid::Channel).then_some(sets)
+        self.layer.epilogue.is_by_channel().then(|| self.layer.epilogue.rule_sets())
     }
 
-    /// The definition, one product at a time. `input` and `output` are packed planes.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    pub fn reference(&self, input: &[u32], output: &mut [u32]) -> Result<(), ArgumentError> {
+    /// Writes the bounds, where there are some: all relative to the rule's lower ones, in whose place lies their negative.
+    fn set_bounds(&self, bounds: &mut [u32]) {
+        let Some([Some(rules), veto]) = self.rule_sets() else { return };
+        let (planes, taps) = (planes(self.taps()), self.taps() as i32);
+        let (words, length) = (self.layer.geometry.input().pixel_words(), Bounds::words(planes));
+        let (first, second) = bounds.split_at_mut(2 * words * length);
+        for (at, bounds) in first.chunks_exact_mut(length).enumerate() {
+            let (parity, word) = ((at / words) as i32, at % words);
+            let mut bounds = Bounds::of(bounds, planes);
+            bounds.set(rules, 0, word, taps, parity);
+            if let Some(veto) = veto {
+                let mut other = Bounds::of(&mut second[at * length..], planes);
+                other.set(veto, 0, word, taps, parity);
+                other.rebase(bounds.lower());
+            }
+            bounds.become_base();
+            bounds.negate_lower();
+        }
+    }
+}
+
+impl Kernel for BbDepthwiseConv2d<'_> {
+    type Input = u32;
+
+    fn facts(&self) -> Facts {
+        // A filter has one channel.
+        let macs = self.layer.geometry.output().elements() as u64 * self.taps() as u64;
+        Facts { macs, ..self.layer.facts() }
+    }
+
+    fn scratch_words(&self) -> usize {
+        self.taps().next_multiple_of(4)
+            + self.counter_words()
+            + self.bounds_words()
+            + self.layer.epilogue.veto_words()
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        check_padding_bits("weights", self.weights, self.layer.geometry.input().channels())?;
+        self.layer.epilogue.check_contents()
+    }
+}
+
+/// Counts 32 channels at a time.
+impl Run<u32> for BbDepthwiseConv2d<'_> {
+    fn reference(&self, input: &[u32], output: &mut [u32]) -> Result<(), ArgumentError> {
         let geometry = &self.layer.geometry;
         check_length("input", geometry.input().words(), input.len())?;
         let (sliding, words) = (geometry.sliding(), geometry.input().pixel_words());
@@ -160,19 +170,10 @@ impl<'a> BbDepthwiseConv2d<'a> {
             }
             acc
         };
-        conv::reference(&self.layer, acc, output)
+        self.layer.reference(acc, output)
     }
 
-    /// Counts 32 channels at a time.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    pub fn optimized(
-        &self,
-        input: &[u32],
-        output: &mut [u32],
-        scratch: &mut [u32],
-    ) -> Result<(), ArgumentError> {
+    fn optimized(&self, input: &[u32], output: &mut [u32], scratch: &mut [u32]) -> Result<(), ArgumentError> {
         let geometry = &self.layer.geometry;
         check_length("input", geometry.input().words(), input.len())?;
         check_length("scratch", self.scratch_words(), scratch.len())?;
@@ -184,26 +185,6 @@ impl<'a> BbDepthwiseConv2d<'a> {
         let equal = equal.as_chunks_mut().0;
         let mut counted = Counted { operator: self, input, counters, planes, equal, bounds, taps: 0 };
         conv::convolve(&self.layer, &mut counted, output, veto)
-    }
-
-    /// Writes the bounds, where there are some: all relative to the rule's lower ones, in whose place lies their negative.
-    fn set_bounds(&self, bounds: &mut [u32]) {
-        let Some([Some(rules), veto]) = self.rule_sets() else { return };
-        let (planes, taps) = (planes(self.taps()), self.taps() as i32);
-        let (words, length) = (self.layer.geometry.input().pixel_words(), Bounds::words(planes));
-        let (first, second) = bounds.split_at_mut(2 * words * length);
-        for (at, bounds) in first.chunks_exact_mut(length).enumerate() {
-            let (parity, word) = ((at / words) as i32, at % words);
-            let mut bounds = Bounds::of(bounds, planes);
-            bounds.set(rules, 0, word, taps, parity);
-            if let Some(veto) = veto {
-                let mut other = Bounds::of(&mut second[at * length..], planes);
-                other.set(veto, 0, word, taps, parity);
-                other.rebase(bounds.lower());
-            }
-            bounds.become_base();
-            bounds.negate_lower();
-        }
     }
 }
 

@@ -5,11 +5,9 @@ Fully connected layer on packed activations, to packed activations.
 */
 
 use crate::ArgumentError;
-use crate::bits::words_for;
-use crate::epilogue::Rules;
-use crate::error::check_length;
+use crate::epilogue::{Epilogue, Rules};
+use crate::kernel::{Facts, Kernel, Run};
 pub use crate::methods::dense::Dense;
-use crate::shape::Shape;
 
 /// A fully connected layer with packed output, validated.
 #[derive(Debug, Clone, Copy)]
@@ -28,26 +26,6 @@ impl<'a> BbFc<'a> {
         Ok(Self { dense, rules })
     }
 
-    /// Scans the parameters: unused bits are 0. Lengths were checked by [`new`](Self::new); whoever reads
-    /// parameters from elsewhere (a model file) calls this once, not at every run.
-    ///
-    /// # Errors
-    /// [`ArgumentError::PaddingBits`] naming the argument.
-    pub fn check_contents(&self) -> Result<(), ArgumentError> {
-        self.dense.check_contents()?;
-        self.rules.check_contents()
-    }
-
-    /// Shape of the output: one pixel, a channel for each unit.
-    pub fn output(&self) -> &Shape {
-        self.dense.output()
-    }
-
-    /// Multiply-accumulates.
-    pub fn macs(&self) -> u64 {
-        self.dense.macs()
-    }
-
     pub(crate) fn dense(&self) -> &Dense<'a> {
         &self.dense
     }
@@ -55,38 +33,35 @@ impl<'a> BbFc<'a> {
     pub(crate) fn rules(&self) -> &Rules<'a> {
         &self.rules
     }
+}
 
-    /// The definition, one product at a time. `input` is a packed plane, `output` holds
-    /// `words_for(units)` words.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    pub fn reference(&self, input: &[u32], output: &mut [u32]) -> Result<(), ArgumentError> {
-        self.run(input, output, |unit| self.dense.reference(input, unit))
+impl Kernel for BbFc<'_> {
+    type Input = u32;
+
+    fn facts(&self) -> Facts {
+        self.dense.facts()
     }
 
-    /// Counts differing bits with a carry-save tree.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    pub fn optimized(&self, input: &[u32], output: &mut [u32]) -> Result<(), ArgumentError> {
-        self.run(input, output, |unit| self.dense.optimized(input, unit))
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        self.dense.check_contents()?;
+        self.rules.check_contents()
+    }
+}
+
+/// Counts differing bits with a carry-save tree.
+impl Run<u32> for BbFc<'_> {
+    fn reference(&self, input: &[u32], output: &mut [u32]) -> Result<(), ArgumentError> {
+        self.dense.check_input(input)?;
+        self.rules.finish(|unit| self.dense.reference(input, unit), output)
     }
 
-    #[inline(always)]
-    fn run(
+    fn optimized(
         &self,
         input: &[u32],
         output: &mut [u32],
-        acc: impl Fn(usize) -> i32,
+        _scratch: &mut [u32],
     ) -> Result<(), ArgumentError> {
         self.dense.check_input(input)?;
-        check_length("output", words_for(self.dense.units()), output.len())?;
-        output.fill(0);
-        for unit in 0..self.dense.units() {
-            let bit = self.rules.get(self.rules.pixel(0, 0), unit).apply(acc(unit));
-            output[unit / 32] |= u32::from(bit) << (unit % 32);
-        }
-        Ok(())
+        self.rules.finish(|unit| self.dense.optimized(input, unit), output)
     }
 }

@@ -10,8 +10,9 @@ use crate::arch::differing;
 use crate::bits::{bit, check_padding_bits};
 use crate::epilogue::{Pool, Rules};
 use crate::error::check_length;
+use crate::kernel::{Facts, Kernel, Run};
 use crate::methods::conv::{self, Accumulate, ConvLayer};
-use crate::shape::{Conv2dGeometry, Shape};
+use crate::shape::Conv2dGeometry;
 
 /// A pointwise convolution, validated.
 #[derive(Debug, Clone, Copy)]
@@ -54,31 +55,6 @@ impl<'a> BbPointwiseConv2d<'a> {
         Ok(Self { layer: *layer, weights })
     }
 
-    /// Scans the parameters: unused bits are 0. Lengths were checked by [`new`](Self::new); whoever reads
-    /// parameters from elsewhere (a model file) calls this once, not at every run.
-    ///
-    /// # Errors
-    /// [`ArgumentError::PaddingBits`] naming the argument.
-    pub fn check_contents(&self) -> Result<(), ArgumentError> {
-        check_padding_bits("weights", self.weights, self.layer.geometry.input().channels())?;
-        self.layer.check_contents()
-    }
-
-    /// Shape of the output, after the fused pool where there is one.
-    pub fn output(&self) -> &Shape {
-        self.layer.output()
-    }
-
-    /// Multiply-accumulates, counting taps in the padding.
-    pub fn macs(&self) -> u64 {
-        self.layer.geometry.macs()
-    }
-
-    /// Whether a max-pool is fused into the convolution.
-    pub fn has_pool(&self) -> bool {
-        self.layer.pool.is_some()
-    }
-
     /// Shapes, rules and pool.
     pub(crate) fn layer(&self) -> &ConvLayer<'a> {
         &self.layer
@@ -89,11 +65,6 @@ impl<'a> BbPointwiseConv2d<'a> {
         self.weights[filter * self.layer.geometry.filter_words() + at]
     }
 
-    /// Words of scratch that [`optimized`](Self::optimized) needs.
-    pub fn scratch_words(&self) -> usize {
-        self.layer.veto_words()
-    }
-
     /// The pixel of the input under pixel (y, x) of the convolution's plane.
     fn pixel<'i>(&self, input: &'i [u32], y: usize, x: usize) -> &'i [u32] {
         let geometry = &self.layer.geometry;
@@ -102,12 +73,28 @@ impl<'a> BbPointwiseConv2d<'a> {
         let at = (y * stride_y * geometry.input().width() + x * stride_x) * words;
         &input[at..at + words]
     }
+}
 
-    /// The definition, one product at a time. `input` and `output` are packed planes.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    pub fn reference(&self, input: &[u32], output: &mut [u32]) -> Result<(), ArgumentError> {
+impl Kernel for BbPointwiseConv2d<'_> {
+    type Input = u32;
+
+    fn facts(&self) -> Facts {
+        self.layer.facts()
+    }
+
+    fn scratch_words(&self) -> usize {
+        self.layer.epilogue.veto_words()
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        check_padding_bits("weights", self.weights, self.layer.geometry.input().channels())?;
+        self.layer.epilogue.check_contents()
+    }
+}
+
+/// Counts the bits in which a pixel and a filter differ.
+impl Run<u32> for BbPointwiseConv2d<'_> {
+    fn reference(&self, input: &[u32], output: &mut [u32]) -> Result<(), ArgumentError> {
         let shape = *self.layer.geometry.input();
         check_length("input", shape.words(), input.len())?;
         let acc = |y: usize, x: usize, filter: usize| {
@@ -115,19 +102,10 @@ impl<'a> BbPointwiseConv2d<'a> {
             let weights = &self.weights[filter * shape.pixel_words()..];
             (0..shape.channels()).map(|c| if bit(pixel, c) == bit(weights, c) { 1 } else { -1 }).sum()
         };
-        conv::reference(&self.layer, acc, output)
+        self.layer.reference(acc, output)
     }
 
-    /// Counts the bits in which a pixel and a filter differ.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    pub fn optimized(
-        &self,
-        input: &[u32],
-        output: &mut [u32],
-        scratch: &mut [u32],
-    ) -> Result<(), ArgumentError> {
+    fn optimized(&self, input: &[u32], output: &mut [u32], scratch: &mut [u32]) -> Result<(), ArgumentError> {
         check_length("input", self.layer.geometry.input().words(), input.len())?;
         check_length("scratch", self.scratch_words(), scratch.len())?;
         let channels = self.layer.geometry.input().channels() as i32;

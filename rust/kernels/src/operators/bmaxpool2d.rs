@@ -9,6 +9,7 @@ are skipped: they count as 0 for OR and as 1 for AND.
 use crate::ArgumentError;
 use crate::bits::{bit, check_padding_bits, lane_mask};
 use crate::error::check_length;
+use crate::kernel::{Facts, Kernel, Run};
 use crate::shape::{Shape, Sliding, Window};
 
 /// A binary max-pool, validated.
@@ -34,30 +35,27 @@ impl<'a> BMaxPool2d<'a> {
         Ok(Self { input, output, sliding, use_and })
     }
 
-    /// Scans the parameters: unused bits are 0. Lengths were checked by [`new`](Self::new); whoever reads
-    /// parameters from elsewhere (a model file) calls this once, not at every run.
-    ///
-    /// # Errors
-    /// [`ArgumentError::PaddingBits`] naming the argument.
-    pub fn check_contents(&self) -> Result<(), ArgumentError> {
-        self.use_and.map_or(Ok(()), |bits| check_padding_bits("use_and", bits, self.input.channels()))
-    }
-
-    /// Shape of the output.
-    pub fn output(&self) -> &Shape {
-        &self.output
-    }
-
     fn check(&self, input: &[u32], output: &[u32]) -> Result<(), ArgumentError> {
         check_length("input", self.input.words(), input.len())?;
         check_length("output", self.output.words(), output.len())
     }
+}
 
-    /// The definition, one bit at a time. `input` and `output` are packed planes.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    pub fn reference(&self, input: &[u32], output: &mut [u32]) -> Result<(), ArgumentError> {
+impl Kernel for BMaxPool2d<'_> {
+    type Input = u32;
+
+    fn facts(&self) -> Facts {
+        Facts { output: self.output, macs: 0, has_pool: false }
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        self.use_and.map_or(Ok(()), |bits| check_padding_bits("use_and", bits, self.input.channels()))
+    }
+}
+
+/// A word of channels at a time: `AND x = NOT OR NOT x`, so flip the AND channels, OR, and flip back.
+impl Run<u32> for BMaxPool2d<'_> {
+    fn reference(&self, input: &[u32], output: &mut [u32]) -> Result<(), ArgumentError> {
         self.check(input, output)?;
         output.fill(0);
         let words = self.input.pixel_words();
@@ -83,11 +81,12 @@ impl<'a> BMaxPool2d<'a> {
         Ok(())
     }
 
-    /// A word of channels at a time: `AND x = NOT OR NOT x`, so flip the AND channels, OR, and flip back.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    pub fn optimized(&self, input: &[u32], output: &mut [u32]) -> Result<(), ArgumentError> {
+    fn optimized(
+        &self,
+        input: &[u32],
+        output: &mut [u32],
+        _scratch: &mut [u32],
+    ) -> Result<(), ArgumentError> {
         self.check(input, output)?;
         let words = self.input.pixel_words();
         let window = self.sliding.window();

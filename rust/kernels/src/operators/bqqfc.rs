@@ -12,8 +12,9 @@ to its [`Requantization`].
 
 use crate::ArgumentError;
 use crate::bits::bit;
-use crate::epilogue::{Output, Requantization};
+use crate::epilogue::{Epilogue, Output, Requantization};
 use crate::error::check_length;
+use crate::kernel::{Facts, Kernel, Run};
 use crate::shape::{MAX_ELEMENTS, Shape};
 
 /// A fully connected layer with 8-bit weights and integer output, validated.
@@ -49,19 +50,6 @@ impl<'a> BqqFc<'a> {
         Ok(Self { input, output, weights, requantization })
     }
 
-    /// Scans the parameters: no accumulator takes `|acc * mul + add|` to 2^62. Lengths were checked by
-    /// [`new`](Self::new); whoever reads parameters from elsewhere (a model file) calls this once, not at
-    /// every run.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Overflow`] naming the argument.
-    pub fn check_contents(&self) -> Result<(), ArgumentError> {
-        (0..self.units()).try_for_each(|unit| {
-            let largest = self.filter(unit).iter().map(|w| u64::from(w.unsigned_abs())).sum();
-            self.requantization.check_bound(unit, largest)
-        })
-    }
-
     /// Units, the length of the output.
     pub fn units(&self) -> usize {
         self.output.channels()
@@ -72,45 +60,9 @@ impl<'a> BqqFc<'a> {
         self.input.elements()
     }
 
-    /// Multiply-accumulates.
-    pub fn macs(&self) -> u64 {
-        self.units() as u64 * self.features() as u64
-    }
-
-    /// Shape of the output: one pixel, a channel for each unit.
-    pub fn output(&self) -> &Shape {
-        &self.output
-    }
-
     fn filter(&self, unit: usize) -> &'a [i8] {
         let features = self.features();
         &self.weights[unit * features..(unit + 1) * features]
-    }
-
-    /// The definition, one product at a time. `input` is a packed plane, `output` one value a unit.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    pub fn reference<T: Output>(&self, input: &[u32], output: &mut [T]) -> Result<(), ArgumentError> {
-        let channels = self.input.channels();
-        self.run(input, output, |weights, pixels, words| {
-            let mut acc = 0;
-            for pixel in 0..pixels {
-                for channel in 0..channels {
-                    let sign = if bit(&input[pixel * words..], channel) { 1 } else { -1 };
-                    acc += sign * i32::from(weights[pixel * channels + channel]);
-                }
-            }
-            acc
-        })
-    }
-
-    /// Turns each weight by its bit without a branch, word by word.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    pub fn optimized<T: Output>(&self, input: &[u32], output: &mut [T]) -> Result<(), ArgumentError> {
-        self.run(input, output, |weights, _, words| self.accumulator(input, weights, words))
     }
 
     /// One copy for all types of output.
@@ -129,21 +81,47 @@ impl<'a> BqqFc<'a> {
         }
         acc
     }
+}
 
-    #[inline(always)]
-    fn run<T: Output>(
-        &self,
-        input: &[u32],
-        output: &mut [T],
-        acc: impl Fn(&[i8], usize, usize) -> i32,
-    ) -> Result<(), ArgumentError> {
+impl Kernel for BqqFc<'_> {
+    type Input = u32;
+
+    fn facts(&self) -> Facts {
+        let macs = self.units() as u64 * self.features() as u64;
+        Facts { output: self.output, macs, has_pool: false }
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        (0..self.units()).try_for_each(|unit| {
+            let largest = self.filter(unit).iter().map(|w| u64::from(w.unsigned_abs())).sum();
+            self.requantization.check_bound(unit, largest)
+        })
+    }
+}
+
+/// Turns each weight by its bit without a branch, word by word.
+impl<T: Output> Run<T> for BqqFc<'_> {
+    fn reference(&self, input: &[u32], output: &mut [T]) -> Result<(), ArgumentError> {
         check_length("input", self.input.words(), input.len())?;
-        check_length("output", self.units(), output.len())?;
-        let (pixels, words) = (self.input.pixels(), self.input.pixel_words());
-        for (unit, value) in output.iter_mut().enumerate() {
-            *value = self.requantization.apply(unit, acc(self.filter(unit), pixels, words));
-        }
-        Ok(())
+        let (channels, words) = (self.input.channels(), self.input.pixel_words());
+        let acc = |unit| {
+            let weights = self.filter(unit);
+            let mut acc = 0;
+            for pixel in 0..self.input.pixels() {
+                for channel in 0..channels {
+                    let sign = if bit(&input[pixel * words..], channel) { 1 } else { -1 };
+                    acc += sign * i32::from(weights[pixel * channels + channel]);
+                }
+            }
+            acc
+        };
+        self.requantization.finish(acc, output)
+    }
+
+    fn optimized(&self, input: &[u32], output: &mut [T], _scratch: &mut [u32]) -> Result<(), ArgumentError> {
+        check_length("input", self.input.words(), input.len())?;
+        let words = self.input.pixel_words();
+        self.requantization.finish(|unit| self.accumulator(input, self.filter(unit), words), output)
     }
 }
 
@@ -157,7 +135,7 @@ mod tests {
         let layer = BqqFc::new(Shape::new(1, 2, 2).unwrap(), 1, &[1, 20, -100, 127], requantization).unwrap();
         let mut out = [0i32];
         // Pixels (+1, -1) and (-1, -1): 1 - 20 + 100 - 127 + 10.
-        layer.optimized(&[0b01, 0b00], &mut out).unwrap();
+        layer.optimized(&[0b01, 0b00], &mut out, &mut []).unwrap();
         assert_eq!(out, [-36]);
         layer.reference(&[0b01, 0b00], &mut out).unwrap();
         assert_eq!(out, [-36]);

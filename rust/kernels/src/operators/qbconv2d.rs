@@ -7,9 +7,11 @@ time. [`Affine`] says what a byte means.
 */
 
 use crate::ArgumentError;
+use crate::arch::bytes_of_mut;
 use crate::bits::{bit, check_padding_bits};
 use crate::epilogue::{Pool, Rules};
 use crate::error::check_length;
+use crate::kernel::{Facts, Kernel, Run};
 use crate::layouts::byte_mask;
 use crate::layouts::pixel_sums::SumShape;
 use crate::methods::byte_mask::MaskedLayer;
@@ -17,14 +19,14 @@ pub use crate::methods::bytes::Affine;
 use crate::methods::bytes::reference_accumulator;
 use crate::methods::conv::{self, Accumulate, ConvLayer};
 use crate::methods::pixel_sums::SumLayer;
-use crate::shape::{Conv2dGeometry, Shape};
+use crate::shape::Conv2dGeometry;
 
 /// Weights of +1 and -1, in one of three layouts.
 #[derive(Debug, Clone, Copy)]
 pub enum Weights<'a> {
     /// Canonical: packed as a pixel of the input is, `[output channels][taps][words]`.
     Packed(&'a [u32]),
-    /// One byte a weight: see [`byte_mask`](crate::layouts::byte_mask).
+    /// One byte a weight: see [`byte_mask`].
     ByteMask(&'a [u32]),
     /// Lists of signed sums: see [`pixel_sums`](crate::layouts::pixel_sums).
     PixelSums(&'a [u32]),
@@ -97,41 +99,6 @@ impl<'a> QbConv2d<'a> {
         Ok(Self { channel_adds, ..self })
     }
 
-    /// Scans the parameters: unused bits are 0, mask bytes 0x00 or 0xFF. Lengths were checked by
-    /// [`new`](Self::new); whoever reads parameters from elsewhere (a model file) calls this once, not at
-    /// every run.
-    ///
-    /// # Errors
-    /// [`ArgumentError::PaddingBits`] or [`ArgumentError::Value`] naming the argument.
-    pub fn check_contents(&self) -> Result<(), ArgumentError> {
-        let geometry = &self.layer.geometry;
-        match self.weights {
-            Weights::Packed(packed) => check_padding_bits("weights", packed, geometry.input().channels())?,
-            Weights::ByteMask(masks) => {
-                byte_mask::check_contents(geometry, masks)?;
-            }
-            Weights::PixelSums(sums) => {
-                SumShape::of(geometry).map_or(Ok(()), |shape| shape.check_contents(sums))?;
-            }
-        }
-        self.layer.check_contents()
-    }
-
-    /// Shape of the output, after the fused pool where there is one.
-    pub fn output(&self) -> &Shape {
-        self.layer.output()
-    }
-
-    /// Multiply-accumulates, counting taps in the padding.
-    pub fn macs(&self) -> u64 {
-        self.layer.geometry.macs()
-    }
-
-    /// Whether a max-pool is fused into the convolution.
-    pub fn has_pool(&self) -> bool {
-        self.layer.pool.is_some()
-    }
-
     /// Shapes, rules and pool.
     pub(crate) fn layer(&self) -> &ConvLayer<'a> {
         &self.layer
@@ -166,25 +133,30 @@ impl<'a> QbConv2d<'a> {
         self.summed(&[]).is_some()
     }
 
-    /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see
-    /// [`window_words`](Self::window_words).
-    pub fn scratch_words(&self) -> usize {
+    /// Words of scratch: four-byte words of window, and the rest.
+    fn parts(&self) -> (usize, usize) {
+        let canonical = (0, self.layer.epilogue.veto_words());
         match self.weights {
-            Weights::Packed(_) => self.layer.veto_words(),
-            Weights::ByteMask(masks) => self.masked(masks).scratch_words(),
+            Weights::Packed(_) => canonical,
+            Weights::ByteMask(masks) => {
+                let layer = self.masked(masks);
+                (layer.window_words(), layer.scratch_words())
+            }
             Weights::PixelSums(sums) => {
-                self.summed(sums).map_or(self.layer.veto_words(), |layer| layer.scratch_words())
+                self.summed(sums).map_or(canonical, |layer| (layer.line_words(), layer.scratch_words()))
             }
         }
     }
 
-    /// Four-byte words of window that [`optimized`](Self::optimized) needs.
-    pub fn window_words(&self) -> usize {
-        match self.weights {
-            Weights::Packed(_) => 0,
-            Weights::PixelSums(sums) => self.summed(sums).map_or(0, |layer| layer.line_words()),
-            Weights::ByteMask(masks) => self.masked(masks).window_words(),
-        }
+    /// The parts of the scratch.
+    fn parted<'s>(
+        &self,
+        scratch: &'s mut [u32],
+    ) -> Result<(&'s mut [[u8; 4]], &'s mut [u32]), ArgumentError> {
+        let (window, rest) = self.parts();
+        check_length("scratch", window + rest, scratch.len())?;
+        let (window, rest) = scratch.split_at_mut(window);
+        Ok((bytes_of_mut(window), rest))
     }
 
     pub(crate) fn weight_is_plus(&self, filter: usize, tap: usize, channel: usize) -> bool {
@@ -202,15 +174,6 @@ impl<'a> QbConv2d<'a> {
         }
     }
 
-    /// The definition, one product at a time. `input` holds the u8 image (HWC), `output` a packed plane.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    pub fn reference(&self, input: &[u8], output: &mut [u32]) -> Result<(), ArgumentError> {
-        check_length("input", self.layer.geometry.input().elements(), input.len())?;
-        conv::reference(&self.layer, |y, x, filter| self.accumulator_at(input, y, x, filter), output)
-    }
-
     fn accumulator_at(&self, input: &[u8], y: usize, x: usize, filter: usize) -> i32 {
         let weight = |filter, tap, channel| if self.weight_is_plus(filter, tap, channel) { 1 } else { -1 };
         reference_accumulator(
@@ -221,23 +184,62 @@ impl<'a> QbConv2d<'a> {
             (y, x, filter),
         )
     }
+}
 
-    /// Gathers each window once and takes its bytes four at a time, or adds up sums of pixels from a table. Weights in the
-    /// canonical layout, and sums that may not fit 16 bits, take the reference's arithmetic, product by product.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    #[inline(never)]
-    pub fn optimized(
-        &self,
-        input: &[u8],
-        output: &mut [u32],
-        window: &mut [[u8; 4]],
-        scratch: &mut [u32],
-    ) -> Result<(), ArgumentError> {
+impl Kernel for QbConv2d<'_> {
+    type Input = u8;
+
+    fn facts(&self) -> Facts {
+        self.layer.facts()
+    }
+
+    fn scratch_words(&self) -> usize {
+        let (window, rest) = self.parts();
+        window + rest
+    }
+
+    fn input_gap(&self) -> Option<usize> {
+        match self.weights {
+            Weights::PixelSums(sums) => self.summed(sums)?.image_gap(),
+            Weights::Packed(_) | Weights::ByteMask(_) => None,
+        }
+    }
+
+    fn preferred_input_gap(&self) -> Option<usize> {
+        match self.weights {
+            Weights::PixelSums(sums) => self.summed(sums)?.preferred_image_gap(),
+            Weights::Packed(_) | Weights::ByteMask(_) => None,
+        }
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        let geometry = &self.layer.geometry;
+        match self.weights {
+            Weights::Packed(packed) => check_padding_bits("weights", packed, geometry.input().channels())?,
+            Weights::ByteMask(masks) => {
+                byte_mask::check_contents(geometry, masks)?;
+            }
+            Weights::PixelSums(sums) => {
+                SumShape::of(geometry).map_or(Ok(()), |shape| shape.check_contents(sums))?;
+            }
+        }
+        self.layer.epilogue.check_contents()
+    }
+}
+
+/// Gathers each window once and takes its bytes four at a time, or adds up sums of pixels from a table. Weights in the
+/// canonical layout, and sums that may not fit 16 bits, take the reference's arithmetic, product by product. The output may lie
+/// over the image where weights are sums of pixels, without a veto, and pooled rows don't overlap.
+impl Run<u32> for QbConv2d<'_> {
+    fn reference(&self, input: &[u8], output: &mut [u32]) -> Result<(), ArgumentError> {
         check_length("input", self.layer.geometry.input().elements(), input.len())?;
-        check_length("window", self.window_words(), window.len())?;
-        check_length("scratch", self.scratch_words(), scratch.len())?;
+        self.layer.reference(|y, x, filter| self.accumulator_at(input, y, x, filter), output)
+    }
+
+    #[inline(never)]
+    fn optimized(&self, input: &[u8], output: &mut [u32], scratch: &mut [u32]) -> Result<(), ArgumentError> {
+        check_length("input", self.layer.geometry.input().elements(), input.len())?;
+        let (window, scratch) = self.parted(scratch)?;
         match self.weights {
             Weights::Packed(_) if cfg!(feature = "qbconv2d-canonical") => {}
             Weights::ByteMask(masks) if cfg!(feature = "qbconv2d-byte-mask") => {
@@ -260,40 +262,14 @@ impl<'a> QbConv2d<'a> {
         conv::convolve(&self.layer, &mut direct, output, scratch)
     }
 
-    /// Bytes that the image must begin behind the beginning of the output for
-    /// [`optimized_over_image`](Self::optimized_over_image), a multiple of 4; `None` where the layer can't run so: that takes
-    /// weights as sums of pixels, no veto, and pooled rows that don't overlap.
-    pub fn image_gap(&self) -> Option<usize> {
-        match self.weights {
-            Weights::PixelSums(sums) => self.summed(sums)?.image_gap(),
-            Weights::Packed(_) | Weights::ByteMask(_) => None,
-        }
-    }
-
-    /// As [`image_gap`](Self::image_gap), with some rows more in between: few instructions more than with the image apart.
-    pub fn preferred_image_gap(&self) -> Option<usize> {
-        match self.weights {
-            Weights::PixelSums(sums) => self.summed(sums)?.preferred_image_gap(),
-            Weights::Packed(_) | Weights::ByteMask(_) => None,
-        }
-    }
-
-    /// As [`optimized`](Self::optimized), with the output over the image: `memory` begins with the output, and holds the
-    /// image from byte `gap` on, at least [`image_gap`](Self::image_gap). Rows of the output overwrite rows of the image that
-    /// are done with.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice; [`ArgumentError::Value`] where the layer can't run so, or not with this gap.
     #[inline(never)]
-    pub fn optimized_over_image(
+    fn optimized_over_input(
         &self,
         memory: &mut [u32],
         gap: usize,
-        window: &mut [[u8; 4]],
         scratch: &mut [u32],
     ) -> Result<(), ArgumentError> {
-        check_length("window", self.window_words(), window.len())?;
-        check_length("scratch", self.scratch_words(), scratch.len())?;
+        let (window, scratch) = self.parted(scratch)?;
         if let Weights::PixelSums(sums) = self.weights
             && cfg!(feature = "qbconv2d-pixel-sums")
             && let Some(layer) = self.summed(sums)

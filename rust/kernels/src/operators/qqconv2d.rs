@@ -9,14 +9,15 @@ small, and an error there flips bits all the way down.
 */
 
 use crate::ArgumentError;
-use crate::arch::{byte_dot, byte_dot_wide};
+use crate::arch::{byte_dot, byte_dot_wide, bytes_of_mut};
 use crate::epilogue::{Pool, Rules};
 use crate::error::check_length;
+use crate::kernel::{Facts, Kernel, Run};
 use crate::methods::byte_pairs::PairLayer;
 pub use crate::methods::bytes::Affine;
 use crate::methods::bytes::{ByteFilters, Gathered, reference_accumulator, scratch_words};
 use crate::methods::conv::{self, ConvLayer};
-use crate::shape::{Conv2dGeometry, Shape};
+use crate::shape::Conv2dGeometry;
 
 /// The weights of a [`QqConv2d`].
 #[derive(Debug, Clone, Copy)]
@@ -100,40 +101,6 @@ impl<'a> QqConv2d<'a> {
         Ok(Self { channel_adds, ..self })
     }
 
-    /// Scans the parameters: unused bits of rules and pool are 0, and 16-bit weights take no accumulator out of
-    /// `i32`. Lengths were checked by [`new`](Self::new); whoever reads parameters from elsewhere (a model file)
-    /// calls this once, not at every run.
-    ///
-    /// # Errors
-    /// [`ArgumentError::PaddingBits`] or [`ArgumentError::Overflow`] naming the argument.
-    pub fn check_contents(&self) -> Result<(), ArgumentError> {
-        if let Weights::Wide(weights) = self.weights {
-            let largest = self.affine.largest(self.channel_adds);
-            for filter in weights.chunks_exact(self.layer.geometry.products()) {
-                let sum: i64 = filter.iter().map(|&w| i64::from(w).abs()).sum();
-                if sum.saturating_mul(largest) > i64::from(i32::MAX) {
-                    return Err(ArgumentError::Overflow { argument: "weights" });
-                }
-            }
-        }
-        self.layer.check_contents()
-    }
-
-    /// Shape of the output, after the fused pool where there is one.
-    pub fn output(&self) -> &Shape {
-        self.layer.output()
-    }
-
-    /// Multiply-accumulates, counting taps in the padding.
-    pub fn macs(&self) -> u64 {
-        self.layer.geometry.macs()
-    }
-
-    /// Whether a max-pool is fused into the convolution.
-    pub fn has_pool(&self) -> bool {
-        self.layer.pool.is_some()
-    }
-
     /// Shapes, rules and pool.
     pub(crate) fn layer(&self) -> &ConvLayer<'a> {
         &self.layer
@@ -168,15 +135,30 @@ impl<'a> QqConv2d<'a> {
         }
     }
 
-    /// `u32` words of scratch that [`optimized`](Self::optimized) needs beside its window: see
-    /// [`window_words`](Self::window_words).
-    pub fn scratch_words(&self) -> usize {
+    /// Four-byte words of window at the beginning of the scratch.
+    fn window_words(&self) -> usize {
+        self.layer.geometry.products().div_ceil(4)
+    }
+
+    /// Words of scratch behind the window.
+    fn rest_words(&self) -> usize {
         match self.paired() {
             Some(paired) => paired.scratch_words(),
             None => {
-                scratch_words(&self.layer.geometry, self.affine, self.channel_adds) + self.layer.veto_words()
+                scratch_words(&self.layer.geometry, self.affine, self.channel_adds)
+                    + self.layer.epilogue.veto_words()
             }
         }
+    }
+
+    /// The parts of the scratch.
+    fn parted<'s>(
+        &self,
+        scratch: &'s mut [u32],
+    ) -> Result<(&'s mut [[u8; 4]], &'s mut [u32]), ArgumentError> {
+        check_length("scratch", self.scratch_words(), scratch.len())?;
+        let (window, rest) = scratch.split_at_mut(self.window_words());
+        Ok((bytes_of_mut(window), rest))
     }
 
     /// The layer with four windows at a time, where its numbers fit.
@@ -191,73 +173,71 @@ impl<'a> QqConv2d<'a> {
             _ => None,
         }
     }
+}
 
-    /// Four-byte words of window that [`optimized`](Self::optimized) needs.
-    pub fn window_words(&self) -> usize {
-        self.layer.geometry.products().div_ceil(4)
+impl Kernel for QqConv2d<'_> {
+    type Input = u8;
+
+    fn facts(&self) -> Facts {
+        self.layer.facts()
     }
 
-    /// The definition, one product at a time. `input` holds the u8 image (HWC), `output` a packed plane.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    pub fn reference(&self, input: &[u8], output: &mut [u32]) -> Result<(), ArgumentError> {
+    fn scratch_words(&self) -> usize {
+        self.window_words() + self.rest_words()
+    }
+
+    fn input_gap(&self) -> Option<usize> {
+        self.paired().map(|paired| paired.image_gap())
+    }
+
+    fn check_contents(&self) -> Result<(), ArgumentError> {
+        if let Weights::Wide(weights) = self.weights {
+            let largest = self.affine.largest(self.channel_adds);
+            for filter in weights.chunks_exact(self.layer.geometry.products()) {
+                let sum: i64 = filter.iter().map(|&w| i64::from(w).abs()).sum();
+                if sum.saturating_mul(largest) > i64::from(i32::MAX) {
+                    return Err(ArgumentError::Overflow { argument: "weights" });
+                }
+            }
+        }
+        self.layer.epilogue.check_contents()
+    }
+}
+
+/// Gathers each window once, and four of them together where the meaning of a byte fits 16 bits. The output may lie over the
+/// image there: with 8-bit weights, at least four a filter.
+impl Run<u32> for QqConv2d<'_> {
+    fn reference(&self, input: &[u8], output: &mut [u32]) -> Result<(), ArgumentError> {
         let geometry = &self.layer.geometry;
         check_length("input", geometry.input().elements(), input.len())?;
         let weight = |filter, tap, channel| self.weight(filter, tap, channel);
         let acc = |y, x, filter| {
             reference_accumulator(geometry, (self.affine, self.channel_adds), input, weight, (y, x, filter))
         };
-        conv::reference(&self.layer, acc, output)
+        self.layer.reference(acc, output)
     }
 
-    /// Gathers each window once, and four of them together where the meaning of a byte fits 16 bits.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice.
-    pub fn optimized(
-        &self,
-        input: &[u8],
-        output: &mut [u32],
-        window: &mut [[u8; 4]],
-        scratch: &mut [u32],
-    ) -> Result<(), ArgumentError> {
+    fn optimized(&self, input: &[u8], output: &mut [u32], scratch: &mut [u32]) -> Result<(), ArgumentError> {
         let geometry = &self.layer.geometry;
         check_length("input", geometry.input().elements(), input.len())?;
-        check_length("window", self.window_words(), window.len())?;
-        check_length("scratch", self.scratch_words(), scratch.len())?;
+        let (window, scratch) = self.parted(scratch)?;
         if let Some(paired) = self.paired() {
             return paired.convolve(input, output, window, scratch);
         }
-        let (scratch, veto) = scratch.split_at_mut(self.scratch_words() - self.layer.veto_words());
+        let (scratch, veto) = scratch.split_at_mut(scratch.len() - self.layer.epilogue.veto_words());
         let filters = Filters { weights: self.weights, products: geometry.products() };
         let meaning = (self.affine, self.channel_adds);
         let mut gathered = Gathered::new(geometry, meaning, filters, input, window, scratch);
         conv::convolve(&self.layer, &mut gathered, output, veto)
     }
 
-    /// Bytes that the image must begin behind the beginning of the output for
-    /// [`optimized_over_image`](Self::optimized_over_image), a multiple of 4; `None` where the layer can't run so: that takes
-    /// 8-bit weights, at least four a filter, and bytes whose meaning fits 16 bits.
-    pub fn image_gap(&self) -> Option<usize> {
-        self.paired().map(|paired| paired.image_gap())
-    }
-
-    /// As [`optimized`](Self::optimized), with the output over the image: `memory` begins with the output, and holds the
-    /// image from byte `gap` on, at least [`image_gap`](Self::image_gap). Rows of the output overwrite rows of the image that
-    /// are done with.
-    ///
-    /// # Errors
-    /// [`ArgumentError::Length`] naming the slice; [`ArgumentError::Value`] where the layer can't run so, or not with this gap.
-    pub fn optimized_over_image(
+    fn optimized_over_input(
         &self,
         memory: &mut [u32],
         gap: usize,
-        window: &mut [[u8; 4]],
         scratch: &mut [u32],
     ) -> Result<(), ArgumentError> {
-        check_length("window", self.window_words(), window.len())?;
-        check_length("scratch", self.scratch_words(), scratch.len())?;
+        let (window, scratch) = self.parted(scratch)?;
         match self.paired() {
             Some(paired) => paired.convolve_over_image(memory, gap, window, scratch),
             None => Err(ArgumentError::Value { argument: "weights" }),
