@@ -322,6 +322,22 @@ codes! {
     }
 }
 
+/// Slots of [`OperatorRecord::constants`] for convolutions and `bbfc`.
+#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
+pub(crate) mod slot {
+    pub(crate) const WEIGHTS: usize = 0;
+    /// Rules are three slots: lo, hi, flip.
+    pub(crate) const LO: usize = 1;
+    pub(crate) const VETO_LO: usize = 4;
+    pub(crate) const INVERT: usize = 7;
+    /// `bmaxpool2d`.
+    pub(crate) const USE_AND: usize = 0;
+    /// `bbqfc` and `bqqfc`.
+    pub(crate) const MUL: usize = 1;
+    pub(crate) const ADD: usize = 2;
+    pub(crate) const KNEE: usize = 3;
+}
+
 /// [`Grid`] of a record's field.
 pub fn grid_from_code(code: u8) -> Option<Grid> {
     match code {

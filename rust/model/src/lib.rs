@@ -31,6 +31,7 @@ compile_error!("a .cbn file is executed in place and holds little-endian words")
 pub mod aligned;
 #[cfg(feature = "std")]
 pub mod batch;
+mod check;
 mod error;
 pub mod format;
 #[cfg(feature = "std")]

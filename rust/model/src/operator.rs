@@ -16,24 +16,9 @@ use cbin_nn_kernels::{ArgumentError, ConvLayer, Kernel, Run};
 
 use crate::format::{
     CONSTANTS, DType, FLAG_ONE_PADDING, Kind, Layout, NONE, OperatorRecord, Place, TensorRecord,
-    WindowRecord, grid_from_code,
+    WindowRecord, grid_from_code, slot,
 };
 use crate::{FormatError, Model};
-
-/// Slots of [`OperatorRecord::constants`] for convolutions and `bbfc`.
-pub(crate) mod slot {
-    pub(crate) const WEIGHTS: usize = 0;
-    /// Rules are three slots: lo, hi, flip.
-    pub(crate) const LO: usize = 1;
-    pub(crate) const VETO_LO: usize = 4;
-    pub(crate) const INVERT: usize = 7;
-    /// `bmaxpool2d`.
-    pub(crate) const USE_AND: usize = 0;
-    /// `bbqfc` and `bqqfc`.
-    pub(crate) const MUL: usize = 1;
-    pub(crate) const ADD: usize = 2;
-    pub(crate) const KNEE: usize = 3;
-}
 
 /// The families that a build has, each with the Cargo feature that brings it: an image trimmed to a model leaves the
 /// others out. What they write stands behind them: element types, and the kernel's own for each. What differs beyond that is
@@ -149,6 +134,27 @@ trait Family: Kernel {
 /// How the operator of a record is read.
 trait Parse<'a>: Sized {
     fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError>;
+}
+
+impl<'a> Model<'a> {
+    /// Operator `index`, ready to run.
+    ///
+    /// # Errors
+    /// [`FormatError`]; of a checked model only for an index that does not exist.
+    pub fn operator(&self, index: usize) -> Result<Operator<'a>, FormatError> {
+        if index >= self.operators.len() {
+            return Err(FormatError::Operator { index, field: "index" });
+        }
+        Operator::from_record(self, index)
+    }
+
+    /// Multiply-accumulates of one image, counting taps in the padding.
+    pub fn macs(&self) -> u64 {
+        (0..self.operators.len())
+            .filter_map(|index| self.operator(index).ok())
+            .map(|operator| operator.macs())
+            .sum()
+    }
 }
 
 impl<'a> Operator<'a> {

@@ -32,9 +32,9 @@ use crate::aligned::AlignedBytes;
 use crate::format::{
     ALIGNMENT, CONSTANTS, CRC, CRC_FROM, DType, FLAG_FLOAT_OUTPUT, FLAG_ONE_PADDING, Header, Kind, Layout,
     MAGIC, MAX_ARENA, MAX_OPERATORS, NONE, OperatorRecord, Place, Span, TensorRecord, VERSION, WindowRecord,
-    align, grid_code, storage_bytes,
+    align, grid_code, slot, storage_bytes,
 };
-use crate::operator::{Operator, slot};
+use crate::operator::Operator;
 use crate::plan::{Buffer, plan};
 use crate::{FormatError, Model};
 
