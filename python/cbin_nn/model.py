@@ -19,7 +19,6 @@ from .files import write_atomically
 from .geometry import array as as_array
 from .geometry import thread_count
 from .images import draw_images
-from .layouts import choose_layouts
 from .zoo import PREFIX, card, resolve
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ __all__ = [
     "check_images",
     "check_words",
     "convert",
-    "densities",
     "load",
     "save",
 ]
@@ -618,33 +616,15 @@ def convert(
 def assemble(lowered: LoweredModel, report: ConversionReport) -> Model:
     """The model of some operators, each with the weight layout that suits boards best.
 
-    Args:
-        lowered: the operators.
-        report: what the conversion did, for `Model.conversion`.
-    """
-    plain = Model(_native.Model.from_bytes(_native.build_model(lowered)), report)
-    chosen = choose_layouts(lowered, densities(lowered, plain))
-    return Model(_native.Model.from_bytes(_native.build_model(chosen)), report)
-
-
-def densities(lowered: LoweredModel, model: Model) -> dict[str, npt.NDArray[np.float64]]:
-    """How often each channel of each packed tensor is +1, on eight generated images.
+    What a layout costs can depend on how often activations are +1, which eight generated images say.
 
     Args:
         lowered: the operators, which read u8 images.
-        model: the model made of them.
-
-    Returns:
-        The share of +1, 0 to 1, float64 `(C,)`, by the tensor's name.
+        report: what the conversion did, for `Model.conversion`.
     """
-    height, width, channels = model.input_shape
-    sums: dict[str, list[npt.NDArray[np.float64]]] = {}
-    for image in draw_images(8, height, width, seed=1, channels=channels):
-        taps = model.taps(image)
-        for operator in lowered.operators:
-            if taps[operator.name].ndim == 3:
-                sums.setdefault(operator.output, []).append((taps[operator.name] > 0).mean(axis=(0, 1)))
-    return {name: np.mean(each, axis=0) for name, each in sums.items()}
+    height, width, channels = lowered.input_shape
+    samples = draw_images(8, height, width, seed=1, channels=channels)
+    return Model(_native.Model.from_bytes(_native.build_model(lowered, samples.tobytes())), report)
 
 
 def _convert_zoo(name: str, output: OutputType, meaning: tuple[Any, Any], fuse: bool) -> Model:

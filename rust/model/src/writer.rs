@@ -36,7 +36,7 @@ use crate::format::{
 };
 use crate::operator::Operator;
 use crate::plan::{Buffer, plan};
-use crate::{FormatError, Model};
+use crate::{FormatError, Model, RunError};
 
 /// Why a model can't be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,11 +87,14 @@ pub enum BuildError {
     /// The finished file was rejected by the reader: a bug of this crate.
     #[error("internal error: the written model is rejected by its own reader: {0}")]
     Rejected(#[from] FormatError),
+    /// The finished file does not run: a bug of this crate.
+    #[error("internal error: the written model does not run: {0}")]
+    Failed(#[from] RunError),
 }
 
 /// An activation tensor of a model being built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TensorId(u32);
+pub struct TensorId(pub(crate) u32);
 
 /// Rules of a layer, owned. `flip` is packed; see [`cbin_nn_kernels::epilogue::Rules::new`] for the lengths.
 #[derive(Debug, Clone)]
@@ -256,10 +259,10 @@ pub enum OperatorSpec {
     },
 }
 
-struct Activation {
-    name: String,
-    dtype: DType,
-    shape: Shape,
+pub(crate) struct Activation {
+    pub(crate) name: String,
+    pub(crate) dtype: DType,
+    pub(crate) shape: Shape,
     scale: f64,
 }
 
@@ -271,9 +274,10 @@ struct Constant {
     bytes: Vec<u8>,
 }
 
-struct Draft {
-    name: String,
-    record: OperatorRecord,
+pub(crate) struct Draft {
+    pub(crate) name: String,
+    pub(crate) spec: OperatorSpec,
+    pub(crate) record: OperatorRecord,
     scratch_bytes: usize,
     image_gap: Option<usize>,
 }
@@ -289,10 +293,10 @@ pub enum ByteWeights {
 
 /// A model being built, operator by operator, in execution order.
 pub struct Builder {
-    name: String,
-    activations: Vec<Activation>,
+    pub(crate) name: String,
+    pub(crate) activations: Vec<Activation>,
     constants: Vec<Constant>,
-    operators: Vec<Draft>,
+    pub(crate) operators: Vec<Draft>,
 }
 
 impl Builder {
@@ -555,7 +559,7 @@ impl Builder {
             }
         }
         .map_err(argument)?;
-        self.operators.push(Draft { name: name.to_owned(), record, scratch_bytes, image_gap });
+        self.operators.push(Draft { name: name.to_owned(), spec, record, scratch_bytes, image_gap });
         self.activations.push(Activation { name: output_name.to_owned(), dtype, shape: output, scale });
         Ok(TensorId(self.operators.len() as u32))
     }
@@ -682,6 +686,10 @@ impl Builder {
     /// # Errors
     /// [`BuildError`] naming what is wrong with the whole; layers were checked as they were added.
     pub fn finish(self, float_output: bool) -> Result<Vec<u8>, BuildError> {
+        self.write(float_output)
+    }
+
+    pub(crate) fn write(&self, float_output: bool) -> Result<Vec<u8>, BuildError> {
         let count = self.operators.len();
         if count == 0 {
             return Err(BuildError::OperatorCount { got: 0 });

@@ -57,11 +57,14 @@ struct PyRequantization<'py> {
     scale: f64,
 }
 
-/// The bytes of the `.cbn` file of a `cbin_nn.operators.LoweredModel`.
+/// The bytes of the `.cbn` file of a `cbin_nn.operators.LoweredModel`: with weights laid out as the operators say, or, where
+/// there are sample inputs, as suits boards best.
 #[pyfunction]
+#[pyo3(signature = (lowered, samples=None))]
 pub(crate) fn build_model<'py>(
     py: Python<'py>,
     lowered: &Bound<'py, PyAny>,
+    samples: Option<&[u8]>,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let name: String = lowered.getattr("name")?.extract()?;
     let input: String = lowered.getattr("input")?.extract()?;
@@ -90,7 +93,11 @@ pub(crate) fn build_model<'py>(
         let tensor = builder.operator(&name, source, &output, spec).map_err(errors::build)?;
         tensors.insert(output, tensor);
     }
-    let bytes = py.detach(|| builder.finish(float_output)).map_err(errors::build)?;
+    let bytes = py.detach(|| match samples {
+        None => builder.finish(float_output),
+        Some(samples) => builder.finish_for_boards(float_output, samples),
+    });
+    let bytes = bytes.map_err(errors::build)?;
     Ok(PyBytes::new(py, &bytes))
 }
 

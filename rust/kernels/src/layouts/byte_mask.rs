@@ -18,6 +18,12 @@ pub fn filter_words(geometry: &Conv2dGeometry) -> usize {
     geometry.products().div_ceil(4)
 }
 
+/// Instructions of a `qbconv2d` with its weights laid out so: four products each, for one window after another.
+pub fn instructions(geometry: &Conv2dGeometry) -> u64 {
+    let (filters, words) = (geometry.output().channels() as u64, filter_words(geometry) as u64);
+    geometry.output().pixels() as u64 * (filters * (28 + 3 * words) + 1500) / 2
+}
+
 /// Whether the weight of `filter`, `tap` and `channel` is +1.
 pub(crate) fn is_plus(
     geometry: &Conv2dGeometry,

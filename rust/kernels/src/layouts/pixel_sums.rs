@@ -31,7 +31,7 @@ word 1 on   0, first list, second list
 use core::ops::Range;
 
 use crate::ArgumentError;
-use crate::arch::{MAX_CHANNELS, SEGMENT_WORDS, SumFilters, fills, list_lengths, offset_at};
+use crate::arch::{MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters, fills, list_lengths, offset_at};
 use crate::error::check_length;
 use crate::shape::Conv2dGeometry;
 
@@ -201,6 +201,15 @@ impl SumShape {
         }
         Ok(())
     }
+}
+
+/// Instructions of a `qbconv2d` with its weights laid out so: sums are looked up for eight windows, and borders cost nothing.
+pub fn instructions(geometry: &Conv2dGeometry) -> u64 {
+    let [kernel_height, kernel_width] = geometry.sliding().window().kernel;
+    let (filters, taps) = (geometry.output().channels() as u64, (kernel_height * kernel_width) as u64);
+    let segments = geometry.output().height() * geometry.output().width().div_ceil(SEGMENT);
+    let table = 28 * (kernel_width as u64 + 3) + 600;
+    segments as u64 * (filters * (13 * taps + 80) + 2 * table) / 2
 }
 
 /// Rewrites canonical weights, `[filters][taps][one word]`, in this layout.
