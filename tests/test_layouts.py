@@ -50,7 +50,7 @@ def test_a_wide_pointwise_convolution_counts_vertically(
     if filters < FEWEST_POINTWISE_FILTERS:
         assert chosen.to_bytes() == plain.to_bytes()
         return
-    assert (new.name, new.kind, new.weights_layout) == ("conv", "bbconv2d", "lanes")
+    assert (new.name, new.kind, new.weights_layout) == ("conv", "bbconv2d", "by-output-channel")
     assert new.fused_pool == old.fused_pool == pool
     bits = cbin_nn.ops.pack(np.random.default_rng(2).random((5, 6, 8, channels)) - 0.5)
     expected, got = (cbin_nn.Model(model).run(bits) for model in (plain, chosen))

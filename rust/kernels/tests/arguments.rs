@@ -6,9 +6,9 @@ use cbin_nn_kernels::ArgumentError::{
 };
 use cbin_nn_kernels::bits::{check_padding_bits, pack, unpack};
 use cbin_nn_kernels::epilogue::{Grid, MAX_SHIFT, Pool, Requantization, Rules};
-use cbin_nn_kernels::layouts::by_output_channel::{from_lanes, to_lanes};
+use cbin_nn_kernels::layouts::by_output_channel::{from_groups, to_groups};
 use cbin_nn_kernels::layouts::byte_mask::{self, to_byte_mask};
-use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d, lane_shape};
+use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d, group_shape};
 use cbin_nn_kernels::operators::bbdepthwiseconv2d::BbDepthwiseConv2d;
 use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::operators::bbpointwiseconv2d::BbPointwiseConv2d;
@@ -233,19 +233,19 @@ fn weights_and_what_is_an_operators_own() {
     let lanes = |at: usize, word, length| {
         let mut words = [0; 31];
         words[at] = word;
-        let weights = bbconv2d::Weights::Lanes(&words[..length]);
+        let weights = bbconv2d::Weights::ByOutputChannel(&words[..length]);
         BbConv2d::new(conv, Padding::Zero, weights, rules(), None)?.check_contents()
     };
     assert_eq!(lanes(0, 7, 31), Ok(()));
-    let shape = lane_shape(&conv);
+    let shape = group_shape(&conv);
     let (mut to, mut back) = ([0; 31], [0; 45]);
     check(vec![
-        ("to_lanes, from", to_lanes(&shape, &[0; 44], &[0], &mut to), length("packed", 45, 44)),
-        ("to_lanes, mask", to_lanes(&shape, &[0; 45], &[0; 2], &mut to), length("mask", 1, 2)),
-        ("to_lanes, mask bit", to_lanes(&shape, &[0; 45], &[8], &mut to), PaddingBits { argument: "mask" }),
-        ("to_lanes, to", to_lanes(&shape, &[0; 45], &[0], &mut to[1..]), length("lanes", 31, 30)),
-        ("from_lanes, from", from_lanes(&shape, &to[1..], &mut back), length("lanes", 31, 30)),
-        ("from_lanes, to", from_lanes(&shape, &to, &mut back[1..]), length("packed", 45, 44)),
+        ("to_groups, from", to_groups(&shape, &[0; 44], &[0], &mut to), length("packed", 45, 44)),
+        ("to_groups, mask", to_groups(&shape, &[0; 45], &[0; 2], &mut to), length("mask", 1, 2)),
+        ("to_groups, mask bit", to_groups(&shape, &[0; 45], &[8], &mut to), PaddingBits { argument: "mask" }),
+        ("to_groups, to", to_groups(&shape, &[0; 45], &[0], &mut to[1..]), length("groups", 31, 30)),
+        ("from_groups, from", from_groups(&shape, &to[1..], &mut back), length("groups", 31, 30)),
+        ("from_groups, to", from_groups(&shape, &to, &mut back[1..]), length("packed", 45, 44)),
     ]);
     let wide = |affine, weights, adds| {
         QqConv2d::new_wide(conv, affine, weights, rules(), None)?.with_channel_adds(adds)?.check_contents()
@@ -426,7 +426,8 @@ fn runs_name_the_slice_that_is_short() {
     let qq = QqConv2d::new(conv, AFFINE, &[0; 135], rules(), None).unwrap();
     let bb = BbConv2d::new(conv, Padding::Zero, bbconv2d::Weights::Packed(&[0; 45]), rules(), None).unwrap();
     let lanes =
-        BbConv2d::new(conv, Padding::Zero, bbconv2d::Weights::Lanes(&[0; 31]), rules(), None).unwrap();
+        BbConv2d::new(conv, Padding::Zero, bbconv2d::Weights::ByOutputChannel(&[0; 31]), rules(), None)
+            .unwrap();
     let veto = Pool::new(conv.output(), Window::of(2, 2), Some(rules()), None).unwrap();
     let pw = BbPointwiseConv2d::new(point, &[0; 5], rules(), Some(veto)).unwrap();
     let dw = BbDepthwiseConv2d::new(same, Padding::Zero, &[0; 9], rules(), None).unwrap();

@@ -6,10 +6,10 @@
 use cbin_nn_kernels::bits::{check_padding_bits, lane_mask, words_for};
 use cbin_nn_kernels::epilogue::{Grid, Output, Pool, Requantization, Rules};
 use cbin_nn_kernels::host::blocks::{BlockLayer, BlockPlan, LANES, Layer, Line};
-use cbin_nn_kernels::layouts::by_output_channel::{from_lanes, to_lanes};
+use cbin_nn_kernels::layouts::by_output_channel::{from_groups, to_groups};
 use cbin_nn_kernels::layouts::byte_mask::{self, to_byte_mask};
 use cbin_nn_kernels::layouts::pixel_sums::{SumShape, from_sums, to_sums};
-use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d, lane_shape};
+use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d, group_shape};
 use cbin_nn_kernels::operators::bbdepthwiseconv2d::BbDepthwiseConv2d;
 use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::operators::bbpointwiseconv2d::BbPointwiseConv2d;
@@ -212,17 +212,17 @@ proptest! {
         let Some(tail) = OwnedTail::random(&mut rng, &geometry, pool, spread) else { return Ok(()) };
         let padding = if one_padding { Padding::One } else { Padding::Zero };
         let weights = packed(&mut rng, output * window.taps(), input);
-        let lane_shape = lane_shape(&geometry);
-        let mut lanes = vec![0; lane_shape.words()];
-        to_lanes(&lane_shape, &weights, &packed(&mut rng, 1, input), &mut lanes).unwrap();
+        let group_shape = group_shape(&geometry);
+        let mut lanes = vec![0; group_shape.words()];
+        to_groups(&group_shape, &weights, &packed(&mut rng, 1, input), &mut lanes).unwrap();
         let mut back = vec![0; weights.len()];
-        from_lanes(&lane_shape, &lanes, &mut back).unwrap();
+        from_groups(&group_shape, &lanes, &mut back).unwrap();
         prop_assert_eq!(&back, &weights);
         let build = |weights| {
             let pool = tail.pool(geometry.output());
             BbConv2d::new(geometry, padding, weights, tail.rules.view(), pool).unwrap()
         };
-        let (canonical, vertical) = (build(bbconv2d::Weights::Packed(&weights)), build(bbconv2d::Weights::Lanes(&lanes)));
+        let (canonical, vertical) = (build(bbconv2d::Weights::Packed(&weights)), build(bbconv2d::Weights::ByOutputChannel(&lanes)));
         canonical.check_contents().unwrap();
         vertical.check_contents().unwrap();
         let image = packed(&mut rng, shape.pixels(), input);

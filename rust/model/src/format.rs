@@ -316,7 +316,7 @@ codes! {
         /// Bits as bytes 0xFF (+1) and 0x00 (-1), each filter padded with 0x00 to whole words.
         ByteMask = 1 "byte-mask",
         /// Bits by output channel, 32 of them to a word: `cbin_nn_kernels::layouts::by_output_channel`.
-        Lanes = 2 "lanes",
+        ByOutputChannel = 2 "by-output-channel",
         /// Bits as lists of signed sums of pixels: `cbin_nn_kernels::layouts::pixel_sums`.
         PixelSums = 3 "pixel-sums",
     }
@@ -368,12 +368,12 @@ pub fn storage_bytes(dtype: DType, layout: Layout, shape: [u32; 4]) -> Option<us
         (DType::Bits, Layout::Canonical) => [n, h, w, 4 * words_for(c as usize) as u64],
         // Below 2^48.
         (DType::Bits, Layout::ByteMask) => [n, (h * w * c).div_ceil(4), 4, 1],
-        (DType::Bits, Layout::Lanes) => [GroupShape::checked_words(shape)?, 4, 1, 1],
+        (DType::Bits, Layout::ByOutputChannel) => [GroupShape::checked_words(shape)?, 4, 1, 1],
         (DType::Bits, Layout::PixelSums) => {
             let [_, height, width, channels] = shape.map(|d| d as usize);
             [n, SumShape::new([height, width], channels)?.filter_words() as u64, 4, 1]
         }
-        (_, Layout::ByteMask | Layout::Lanes | Layout::PixelSums) => return None,
+        (_, Layout::ByteMask | Layout::ByOutputChannel | Layout::PixelSums) => return None,
         (_, Layout::Canonical) => {
             let size = match dtype {
                 DType::U8 | DType::I8 => 1,

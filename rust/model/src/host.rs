@@ -189,14 +189,14 @@ impl<'m> HostModel<'m> {
             };
             let Io { input, output, dtype, .. } = io;
             let HostLayer { plan, lines, words } = layer;
-            let lanes = BlockLayer::new(plan, lines, words).ok()?;
+            let layer = BlockLayer::new(plan, lines, words).ok()?;
             if plan.has_rules() {
                 let output = elements(output)?;
                 let plane = plane.get_mut(..plan.plane_bytes())?;
-                return lanes.run(simd, input, output, plane).ok();
+                return layer.run(simd, input, output, plane).ok();
             }
             let accumulators = accumulators.get_mut(..plan.output_len())?;
-            lanes.accumulators(simd, input, accumulators).ok()?;
+            layer.accumulators(simd, input, accumulators).ok()?;
             requantize(operator, accumulators, output, dtype)
         })
     }

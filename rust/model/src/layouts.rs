@@ -109,10 +109,10 @@ fn cheapest(mut spec: OperatorSpec, input: Shape, mask: Vec<u32>) -> Result<Oper
             let sums = pixel_sums::instructions(&geometry) < byte_mask::instructions(&geometry);
             *layout = if sums { Layout::PixelSums } else { Layout::ByteMask };
         }
-        OperatorSpec::BbConv2d { filters, window, lanes, .. } => {
+        OperatorSpec::BbConv2d { filters, window, by_output_channel, .. } => {
             let geometry = Conv2dGeometry::new(input, *window, *filters)?;
             if by_output_channel::is_cheaper(&geometry, FEWEST_FILTERS) {
-                *lanes = Some(mask);
+                *by_output_channel = Some(mask);
             }
         }
         OperatorSpec::BbPointwiseConv2d { weights, filters, strides, rules, pool } => {
@@ -121,8 +121,16 @@ fn cheapest(mut spec: OperatorSpec, input: Shape, mask: Vec<u32>) -> Result<Oper
             if by_output_channel::is_cheaper(&geometry, FEWEST_POINTWISE_FILTERS) {
                 let (weights, rules) = (core::mem::take(weights), rules.clone());
                 let (filters, pool, padding) = (*filters, pool.take(), Padding::Zero);
-                let lanes = Some(mask);
-                spec = OperatorSpec::BbConv2d { weights, filters, window, padding, lanes, rules, pool };
+                let by_output_channel = Some(mask);
+                spec = OperatorSpec::BbConv2d {
+                    weights,
+                    filters,
+                    window,
+                    padding,
+                    by_output_channel,
+                    rules,
+                    pool,
+                };
             }
         }
         _ => {}

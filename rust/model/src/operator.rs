@@ -294,7 +294,7 @@ impl<'a> Parse<'a> for QbConv2d<'a> {
             Layout::ByteMask if cfg!(feature = "qbconv2d-byte-mask") => qbconv2d::Weights::ByteMask(words),
             Layout::PixelSums if cfg!(feature = "qbconv2d-pixel-sums") => qbconv2d::Weights::PixelSums(words),
             Layout::Canonical if cfg!(feature = "qbconv2d-canonical") => qbconv2d::Weights::Packed(words),
-            Layout::Lanes => return Err(parser.wrong("weights")),
+            Layout::ByOutputChannel => return Err(parser.wrong("weights")),
             _ => return Err(parser.absent()),
         };
         let adds = parser.channel_adds(layer.geometry().input().channels())?;
@@ -328,7 +328,9 @@ impl<'a> Parse<'a> for BbConv2d<'a> {
         let weights = parser.constant(slot::WEIGHTS, "weights")?;
         let words = parser.elements(weights, DType::Bits, "weights")?;
         let weights = match weights.layout() {
-            Layout::Lanes if cfg!(feature = "bbconv2d-lanes") => bbconv2d::Weights::Lanes(words),
+            Layout::ByOutputChannel if cfg!(feature = "bbconv2d-by-output-channel") => {
+                bbconv2d::Weights::ByOutputChannel(words)
+            }
             Layout::Canonical if cfg!(feature = "bbconv2d-canonical") => bbconv2d::Weights::Packed(words),
             Layout::ByteMask | Layout::PixelSums => return Err(parser.wrong("weights")),
             _ => return Err(parser.absent()),

@@ -10,7 +10,7 @@ use crate::format::{
 #[cfg(feature = "alloc")]
 use cbin_nn_kernels::bits::words_for;
 #[cfg(feature = "alloc")]
-use cbin_nn_kernels::layouts::by_output_channel::{GroupShape, from_lanes};
+use cbin_nn_kernels::layouts::by_output_channel::{GroupShape, from_groups};
 #[cfg(feature = "alloc")]
 use cbin_nn_kernels::layouts::pixel_sums::{SumShape, from_sums};
 use cbin_nn_kernels::shape::Shape;
@@ -359,11 +359,11 @@ impl<'a> Model<'a> {
         self.operators.get(index).and_then(|record| Kind::from_code(record.kind))
     }
 
-    /// The words of weights by output channel ([`Layout::Lanes`]) or as sums ([`Layout::PixelSums`]), in the canonical
+    /// The words of weights by output channel ([`Layout::ByOutputChannel`]) or as sums ([`Layout::PixelSums`]), in the canonical
     /// layout; `None` for other tensors.
     #[cfg(feature = "alloc")]
     pub fn repacked(&self, tensor: &Tensor<'_>) -> Option<alloc::vec::Vec<u32>> {
-        if !matches!(tensor.layout, Layout::Lanes | Layout::PixelSums) {
+        if !matches!(tensor.layout, Layout::ByOutputChannel | Layout::PixelSums) {
             return None;
         }
         let stored = bytemuck::try_cast_slice(self.data_bytes(tensor)?).ok()?;
@@ -375,7 +375,7 @@ impl<'a> Model<'a> {
                 from_sums(&SumShape::new([height, width], channels)?, stored, &mut packed).ok()?
             }
             _ => {
-                from_lanes(&GroupShape::new(filters, [height, width], channels), stored, &mut packed).ok()?
+                from_groups(&GroupShape::new(filters, [height, width], channels), stored, &mut packed).ok()?
             }
         }
         Some(packed)

@@ -13,10 +13,10 @@ use alloc::vec::Vec;
 
 use bytemuck::Zeroable;
 use cbin_nn_kernels::epilogue::{Grid, Pool, Requantization, Rules};
-use cbin_nn_kernels::layouts::by_output_channel::to_lanes;
+use cbin_nn_kernels::layouts::by_output_channel::to_groups;
 use cbin_nn_kernels::layouts::byte_mask::{self, to_byte_mask};
 use cbin_nn_kernels::layouts::pixel_sums::{SumShape, to_sums};
-use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d, lane_shape};
+use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d, group_shape};
 use cbin_nn_kernels::operators::bbdepthwiseconv2d::BbDepthwiseConv2d;
 use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::operators::bbpointwiseconv2d::BbPointwiseConv2d;
@@ -197,7 +197,7 @@ pub enum OperatorSpec {
         padding: Padding,
         /// The file holds the weights by output channel, with this mask of input channels that are stored
         /// inverted (one packed pixel); `None`: in the canonical layout.
-        lanes: Option<Vec<u32>>,
+        by_output_channel: Option<Vec<u32>>,
         /// Rules.
         rules: RulesSpec,
         /// Fused pool.
@@ -393,7 +393,7 @@ impl Builder {
                 let rewritten;
                 let (layout, stored, view) = match layout {
                     Layout::Canonical => (Layout::Canonical, weights, Weights::Packed(weights)),
-                    Layout::Lanes => {
+                    Layout::ByOutputChannel => {
                         return Err(argument(ArgumentError::Value { argument: "weights layout" }));
                     }
                     Layout::PixelSums | Layout::ByteMask => {
@@ -419,21 +419,21 @@ impl Builder {
                 self.tail(name, &mut record, geometry.output(), &kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::QbConv2d(kernel))
             }
-            OperatorSpec::BbConv2d { weights, filters, window, padding, lanes, rules, pool } => {
+            OperatorSpec::BbConv2d { weights, filters, window, padding, by_output_channel, rules, pool } => {
                 record.kind = Kind::BbConv2d.code();
                 record.flags = if *padding == Padding::One { FLAG_ONE_PADDING } else { 0 };
                 record.window = window_record(*window)?;
                 let geometry = Conv2dGeometry::new(source, *window, *filters).map_err(argument)?;
                 let (rules_view, pool_view) =
                     tail_views(&geometry, rules, pool.as_ref()).map_err(argument)?;
-                let by_lane;
-                let (layout, stored, view) = match lanes {
+                let rewritten;
+                let (layout, stored, view) = match by_output_channel {
                     None => (Layout::Canonical, weights, bbconv2d::Weights::Packed(weights)),
                     Some(mask) => {
-                        let mut words = vec![0; lane_shape(&geometry).words()];
-                        to_lanes(&lane_shape(&geometry), weights, mask, &mut words).map_err(argument)?;
-                        by_lane = words;
-                        (Layout::Lanes, &by_lane, bbconv2d::Weights::Lanes(&by_lane))
+                        let mut words = vec![0; group_shape(&geometry).words()];
+                        to_groups(&group_shape(&geometry), weights, mask, &mut words).map_err(argument)?;
+                        rewritten = words;
+                        (Layout::ByOutputChannel, &rewritten, bbconv2d::Weights::ByOutputChannel(&rewritten))
                     }
                 };
                 let kernel =

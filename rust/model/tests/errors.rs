@@ -440,7 +440,7 @@ fn conv(window: Window, pool: Option<PoolSpec>) -> OperatorSpec {
         filters: 2,
         window,
         padding: Padding::Zero,
-        lanes: None,
+        by_output_channel: None,
         rules: rules(2, 1),
         pool,
     }

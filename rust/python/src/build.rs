@@ -131,7 +131,9 @@ fn operator_spec(operator: &Bound<'_, PyAny>, name: &str, input_channels: usize)
                 filters: rows(&parts.weights),
                 window: parts.window.into(),
                 padding: if one { Padding::One } else { Padding::Zero },
-                lanes: lane_mask.map(|mask| packed_flags(&mask, input_channels, name)).transpose()?,
+                by_output_channel: lane_mask
+                    .map(|mask| packed_flags(&mask, input_channels, name))
+                    .transpose()?,
                 rules: parts.rules.spec(name)?,
                 pool: parts.pool.map(|pool| pool.spec(name)).transpose()?,
             })

@@ -69,7 +69,7 @@ pub fn model(side: usize) -> Vec<u8> {
         filters: 32,
         window: same(5),
         padding: Padding::Zero,
-        lanes: None,
+        by_output_channel: None,
         rules: seed.rules(32, 40),
         pool: pool(),
     };

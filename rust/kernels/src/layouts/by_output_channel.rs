@@ -55,9 +55,9 @@ impl GroupShape {
     }
 
     /// The weight of `filter` at a tap: whether it is +1.
-    pub(crate) fn is_plus(&self, lanes: &[u32], filter: usize, tap: [usize; 2], channel: usize) -> bool {
-        let word = lanes[filter / 32 * self.group_words() + self.at(tap, channel)];
-        ((word >> (filter % 32)) & 1 == 1) != bit(lanes, channel)
+    pub(crate) fn is_plus(&self, groups: &[u32], filter: usize, tap: [usize; 2], channel: usize) -> bool {
+        let word = groups[filter / 32 * self.group_words() + self.at(tap, channel)];
+        ((word >> (filter % 32)) & 1 == 1) != bit(groups, channel)
     }
 
     /// Each tap of the kernel with its index in a canonical filter.
@@ -67,8 +67,8 @@ impl GroupShape {
     }
 
     /// Checks what the layout promises of its contents.
-    pub(crate) fn check_contents(&self, lanes: &[u32]) -> Result<(), ArgumentError> {
-        let (mask, groups) = lanes.split_at(self.pixel_words());
+    pub(crate) fn check_contents(&self, groups: &[u32]) -> Result<(), ArgumentError> {
+        let (mask, groups) = groups.split_at(self.pixel_words());
         check_padding_bits("weights", mask, self.channels())?;
         for (group, columns) in groups.chunks_exact(self.group_words()).enumerate() {
             let unused = !lane_mask(self.filters(), group);
@@ -92,37 +92,37 @@ impl GroupShape {
 ///
 /// # Errors
 /// [`ArgumentError::Length`] naming the slice; [`ArgumentError::PaddingBits`] for `mask`.
-pub fn to_lanes(
+pub fn to_groups(
     shape: &GroupShape,
     packed: &[u32],
     mask: &[u32],
-    lanes: &mut [u32],
+    groups: &mut [u32],
 ) -> Result<(), ArgumentError> {
     check_length("packed", shape.filters() * shape.filter_words(), packed.len())?;
     check_length("mask", shape.pixel_words(), mask.len())?;
-    check_length("lanes", shape.words(), lanes.len())?;
+    check_length("groups", shape.words(), groups.len())?;
     check_padding_bits("mask", mask, shape.channels())?;
-    lanes.fill(0);
-    lanes[..mask.len()].copy_from_slice(mask);
+    groups.fill(0);
+    groups[..mask.len()].copy_from_slice(mask);
     for (filter, weights) in packed.chunks_exact(shape.filter_words()).enumerate() {
         for (tap, place) in shape.taps() {
             let pixel = &weights[tap * shape.pixel_words()..];
             for channel in 0..shape.channels() {
                 let plus = bit(pixel, channel) != bit(mask, channel);
                 let at = filter / 32 * shape.group_words() + shape.at(place, channel);
-                lanes[at] |= u32::from(plus) << (filter % 32);
+                groups[at] |= u32::from(plus) << (filter % 32);
             }
         }
     }
     Ok(())
 }
 
-/// Rewrites weights by output channel in the canonical layout: the inverse of [`to_lanes`].
+/// Rewrites weights by output channel in the canonical layout: the inverse of [`to_groups`].
 ///
 /// # Errors
 /// [`ArgumentError::Length`] naming the slice.
-pub fn from_lanes(shape: &GroupShape, lanes: &[u32], packed: &mut [u32]) -> Result<(), ArgumentError> {
-    check_length("lanes", shape.words(), lanes.len())?;
+pub fn from_groups(shape: &GroupShape, groups: &[u32], packed: &mut [u32]) -> Result<(), ArgumentError> {
+    check_length("groups", shape.words(), groups.len())?;
     check_length("packed", shape.filters() * shape.filter_words(), packed.len())?;
     packed.fill(0);
     for (filter, weights) in packed.chunks_exact_mut(shape.filter_words()).enumerate() {
@@ -130,7 +130,7 @@ pub fn from_lanes(shape: &GroupShape, lanes: &[u32], packed: &mut [u32]) -> Resu
             let pixel = &mut weights[tap * shape.pixel_words()..];
             for channel in 0..shape.channels() {
                 pixel[channel / 32] |=
-                    u32::from(shape.is_plus(lanes, filter, place, channel)) << (channel % 32);
+                    u32::from(shape.is_plus(groups, filter, place, channel)) << (channel % 32);
             }
         }
     }

@@ -22,11 +22,11 @@ pub enum Weights<'a> {
     /// Canonical: packed as a pixel of the input is, `[output channels][kernel height][kernel width][words]`.
     Packed(&'a [u32]),
     /// By output channel: see [`by_output_channel`](crate::layouts::by_output_channel).
-    Lanes(&'a [u32]),
+    ByOutputChannel(&'a [u32]),
 }
 
 /// The layout by output channel of a layer's weights.
-pub fn lane_shape(geometry: &Conv2dGeometry) -> GroupShape {
+pub fn group_shape(geometry: &Conv2dGeometry) -> GroupShape {
     let kernel = geometry.sliding().window().kernel;
     GroupShape::new(geometry.output().channels(), kernel, geometry.input().channels())
 }
@@ -41,7 +41,7 @@ pub struct BbConv2d<'a> {
 
 impl<'a> BbConv2d<'a> {
     /// `weights` holds `output channels * geometry.filter_words()` words where packed, or those of its
-    /// [`lane_shape`].
+    /// [`group_shape`].
     ///
     /// # Errors
     /// [`ArgumentError`] naming the argument that does not fit the geometry.
@@ -68,10 +68,10 @@ impl<'a> BbConv2d<'a> {
         let geometry = &layer.geometry;
         let (expected, got) = match weights {
             Weights::Packed(packed) => (geometry.output().channels() * geometry.filter_words(), packed.len()),
-            Weights::Lanes(lanes) => (lane_shape(geometry).words(), lanes.len()),
+            Weights::ByOutputChannel(groups) => (group_shape(geometry).words(), groups.len()),
         };
         check_length("weights", expected, got)?;
-        if let Weights::Lanes(_) = weights {
+        if let Weights::ByOutputChannel(_) = weights {
             vertical::scratch_words(layer, padding)?;
         }
         Ok(Self { layer: *layer, padding, weights })
@@ -92,12 +92,12 @@ impl<'a> BbConv2d<'a> {
         let (words, width) = (geometry.input().pixel_words(), geometry.sliding().window().kernel[1]);
         match self.weights {
             Weights::Packed(packed) => packed[filter * geometry.filter_words() + at],
-            Weights::Lanes(lanes) => {
+            Weights::ByOutputChannel(groups) => {
                 let (tap, first) = (at / words, at % words * 32);
                 let tap = [tap / width, tap % width];
                 let channels = first..(first + 32).min(geometry.input().channels());
                 channels.fold(0, |bits, channel| {
-                    let plus = lane_shape(geometry).is_plus(lanes, filter, tap, channel);
+                    let plus = group_shape(geometry).is_plus(groups, filter, tap, channel);
                     bits | (u32::from(plus) << (channel - first))
                 })
             }
@@ -114,7 +114,7 @@ impl<'a> BbConv2d<'a> {
                     channel,
                 )
             }
-            Weights::Lanes(lanes) => lane_shape(geometry).is_plus(lanes, filter, tap, channel),
+            Weights::ByOutputChannel(groups) => group_shape(geometry).is_plus(groups, filter, tap, channel),
         }
     }
 
@@ -156,7 +156,7 @@ impl Kernel for BbConv2d<'_> {
         match self.weights {
             Weights::Packed(_) => 2 * self.layer.geometry.filter_words() + self.layer.epilogue.veto_words(),
             // `new` has seen that it is no error.
-            Weights::Lanes(_) => vertical::scratch_words(&self.layer, self.padding).unwrap_or(0),
+            Weights::ByOutputChannel(_) => vertical::scratch_words(&self.layer, self.padding).unwrap_or(0),
         }
     }
 
@@ -164,7 +164,7 @@ impl Kernel for BbConv2d<'_> {
         let geometry = &self.layer.geometry;
         match self.weights {
             Weights::Packed(packed) => check_padding_bits("weights", packed, geometry.input().channels())?,
-            Weights::Lanes(lanes) => lane_shape(geometry).check_contents(lanes)?,
+            Weights::ByOutputChannel(groups) => group_shape(geometry).check_contents(groups)?,
         }
         self.layer.epilogue.check_contents()
     }
@@ -206,8 +206,8 @@ impl Run<u32> for BbConv2d<'_> {
         check_length("input", geometry.input().words(), input.len())?;
         let weights = match self.weights {
             Weights::Packed(packed) if cfg!(feature = "bbconv2d-canonical") => packed,
-            Weights::Lanes(lanes) if cfg!(feature = "bbconv2d-lanes") => {
-                return vertical::convolve(&self.layer, self.padding, lanes, input, output, scratch);
+            Weights::ByOutputChannel(groups) if cfg!(feature = "bbconv2d-by-output-channel") => {
+                return vertical::convolve(&self.layer, self.padding, groups, input, output, scratch);
             }
             _ => return Err(ArgumentError::Value { argument: "weights layout" }),
         };
