@@ -126,11 +126,11 @@ impl<'o, 'a> Layer<'o, 'a> {
         }
     }
 
-    /// Offset of an input byte of `channel`: it means `mul * q + add`.
-    fn add(&self, channel: usize) -> i32 {
+    /// Offset of an input byte: it means `mul * q + add`. There is no plan for an offset a channel.
+    fn add(&self) -> i32 {
         match self {
-            Self::QbConv2d(operator) => operator.add(channel),
-            Self::QqConv2d(operator) => operator.add(channel),
+            Self::QbConv2d(operator) => operator.add(),
+            Self::QqConv2d(operator) => operator.add(),
             _ => 0,
         }
     }
@@ -240,10 +240,7 @@ impl BlockPlan {
             _ => false,
         };
         let corrected = match layer {
-            Layer::QbConv2d(_) | Layer::QqConv2d(_) => {
-                let channels = layer.conv().ok()?.geometry.input().channels();
-                (0..channels).any(|channel| layer.add(channel) != 0)
-            }
+            Layer::QbConv2d(_) | Layer::QqConv2d(_) => layer.add() != 0,
             Layer::BbFc(_) | Layer::BbqFc(_) => false,
             _ => !one_padding,
         };
@@ -330,8 +327,7 @@ impl BlockPlan {
     /// A bound of the accumulators' size.
     fn bound(&self, layer: Layer<'_, '_>) -> i64 {
         let products = (self.window_taps() * self.depth()) as i64;
-        let add = (0..self.input.channels()).map(|channel| i64::from(layer.add(channel)).abs()).max();
-        let largest = 255 * i64::from(self.factor) + add.unwrap_or(0);
+        let largest = 255 * i64::from(self.factor) + i64::from(layer.add()).abs();
         match self.product {
             ProductKind::Signs => products * largest,
             ProductKind::Bytes => products * 128 * largest,
@@ -671,7 +667,7 @@ impl BlockPlan {
                 let term: i32 = match self.counts_bits() {
                     false => {
                         let parts =
-                            (0..channels).map(|c| layer.add(c) * i32::from(layer.byte(filter, tap, c)));
+                            (0..channels).map(|c| layer.add() * i32::from(layer.byte(filter, tap, c)));
                         let sum: i32 = parts.sum();
                         if negated { -sum } else { sum }
                     }

@@ -111,8 +111,8 @@ impl<'a> QqConv2d<'a> {
         self.affine.mul
     }
 
-    /// Offset of an input byte of `channel`.
-    pub(crate) fn add(&self, _channel: usize) -> i32 {
+    /// Offset of an input byte, where it is one for all channels.
+    pub(crate) fn add(&self) -> i32 {
         self.affine.add
     }
 
