@@ -8,61 +8,33 @@ use crate::epilogue::rule::{Grid, Rules};
 use crate::error::check_length;
 use crate::shape::Shape;
 
-/// Rules and pool on a plane of accumulators, validated.
+/// Rules and pool on a plane of accumulators. It refers to the parts of a layer: a struct of parts, passed by value, would lie
+/// on the stack twice.
 #[derive(Debug, Clone, Copy)]
-pub struct Binarization<'a> {
-    pub(crate) rules: Rules<'a>,
-    pub(crate) pool: Option<Pool<'a>>,
-    output: Shape,
+pub(crate) struct Binarization<'l, 'a> {
+    /// The rules of the accumulators.
+    pub(crate) rules: &'l Rules<'a>,
+    /// The pool of their bits.
+    pub(crate) pool: Option<&'l Pool<'a>>,
+    /// Shape of the packed output, after the pool where there is one.
+    pub(crate) output: &'l Shape,
 }
 
-impl<'a> Binarization<'a> {
-    /// Rules and pool on the plane `conv`. The parts stay where they are, and the error is the caller's: see
-    /// [`ConvLayer::of_parts`](crate::ConvLayer::of_parts).
-    ///
-    /// # Errors
-    /// What `error` makes of an [`ArgumentError`] naming the part that does not fit.
-    #[inline(always)]
-    pub(crate) fn of_parts<E>(
-        conv: &Shape,
-        rules: &Rules<'a>,
-        pool: Option<&Pool<'a>>,
-        error: impl Fn(ArgumentError) -> E,
-    ) -> Result<Self, E> {
-        let output = match pool {
-            None => *conv,
-            Some(pool) => {
-                let sliding = pool.sliding();
-                Shape::new(sliding.output_height(), sliding.output_width(), conv.channels())
-                    .map_err(&error)?
-            }
-        };
-        rules.check(conv, &output).map_err(&error)?;
-        if let Some(pool) = pool {
-            pool.check(conv, &output).map_err(&error)?;
-        }
-        Ok(Self { rules: *rules, pool: pool.copied(), output })
-    }
-
-    /// Shape of the packed output, after the pool where there is one.
-    pub(crate) fn output(&self) -> &Shape {
-        &self.output
-    }
-
+impl<'l, 'a> Binarization<'l, 'a> {
     /// Scans rules and pool for set padding bits.
     pub(crate) fn check_contents(&self) -> Result<(), ArgumentError> {
         self.rules.check_contents()?;
-        self.pool.as_ref().map_or(Ok(()), |pool| pool.check_contents(self.output.channels()))
+        self.pool.map_or(Ok(()), |pool| pool.check_contents(self.output.channels()))
     }
 
     /// The pool's veto, where there is one.
-    pub(crate) fn veto(&self) -> Option<&Rules<'a>> {
-        self.pool.as_ref().and_then(Pool::veto)
+    pub(crate) fn veto(&self) -> Option<&'l Rules<'a>> {
+        self.pool.and_then(Pool::veto)
     }
 
     /// Rules and veto.
-    pub(crate) fn rule_sets(&self) -> [Option<&Rules<'a>>; 2] {
-        [Some(&self.rules), self.veto()]
+    pub(crate) fn rule_sets(&self) -> [Option<&'l Rules<'a>>; 2] {
+        [Some(self.rules), self.veto()]
     }
 
     /// Whether rules and veto are the same at all pixels.
@@ -87,14 +59,14 @@ impl<'a> Binarization<'a> {
         acc: impl Fn(usize, usize, usize) -> i32,
         output: &mut [u32],
     ) -> Result<(), ArgumentError> {
-        let out = &self.output;
+        let out = self.output;
         check_length("output", out.words(), output.len())?;
         output.fill(0);
         for y in 0..out.height() {
             for x in 0..out.width() {
                 let pixel = y * out.width() + x;
                 for channel in 0..out.channels() {
-                    let bit = match &self.pool {
+                    let bit = match self.pool {
                         None => {
                             self.rules.get(self.rules.pixel(pixel, pixel), channel).apply(acc(y, x, channel))
                         }

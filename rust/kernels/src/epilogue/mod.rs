@@ -5,16 +5,16 @@ Epilogues: what becomes of an accumulator.
 |---|---|
 | [`rule`] | bits, by an interval each |
 | [`pool`] | bits, by the rules of all accumulators under a max-pool |
-| [`binarization`] | bits of a convolution: rules, and a pool where there is one |
+| `binarization` | bits of a convolution: rules, and a pool where there is one |
 | [`fixed`] | fixed-point integers of 8, 16 or 32 bits |
 */
 
-pub mod binarization;
+pub(crate) mod binarization;
 pub mod fixed;
 pub mod pool;
 pub mod rule;
 
-pub use binarization::Binarization;
+pub(crate) use binarization::Binarization;
 pub use fixed::{MAX_SHIFT, Output, Requantization, round_half_even};
 pub use pool::Pool;
 pub use rule::{Grid, Rule, Rules};

@@ -105,12 +105,12 @@ impl<'o, 'a> Layer<'o, 'a> {
     fn rules(&self) -> Option<&'o Rules<'a>> {
         match *self {
             Self::BbFc(operator) => Some(operator.rules()),
-            _ => self.conv().ok().map(|layer| &layer.epilogue.rules),
+            _ => self.conv().ok().map(|layer| &layer.rules),
         }
     }
 
     fn veto(&self) -> Option<&'o Rules<'a>> {
-        self.conv().ok()?.epilogue.veto()
+        self.conv().ok()?.epilogue().veto()
     }
 
     /// Word `at` of a packed filter.
@@ -272,8 +272,8 @@ impl BlockPlan {
                     corrected,
                     conv: [sliding.output_height(), sliding.output_width()],
                     output: *conv.output(),
-                    pool: conv.epilogue.pool.as_ref().map(|pool| *pool.sliding()),
-                    rules: Some(conv.epilogue.rules.grid()),
+                    pool: conv.pool.as_ref().map(|pool| *pool.sliding()),
+                    rules: Some(conv.rules.grid()),
                     veto: layer.veto().map(Rules::grid),
                     taps: 0,
                     classes: [1, 1],
@@ -587,7 +587,7 @@ impl BlockPlan {
                 write_flips(rules, &mut words[section]);
             }
         }
-        if let Some(pool) = layer.conv().ok().and_then(|layer| layer.epilogue.pool.as_ref()) {
+        if let Some(pool) = layer.conv().ok().and_then(|layer| layer.pool.as_ref()) {
             for (word, invert) in words[sections.invert].iter_mut().enumerate() {
                 *invert = pool.invert(word);
             }

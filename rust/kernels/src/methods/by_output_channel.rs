@@ -71,10 +71,10 @@ impl Plan {
         let geometry = &layer.geometry;
         let window = geometry.sliding().window();
         let shape = GroupShape::new(geometry.output().channels(), window.kernel, geometry.input().channels());
-        let veto = layer.epilogue.pool.as_ref().filter(|pool| pool.veto().is_some());
+        let veto = layer.pool.as_ref().filter(|pool| pool.veto().is_some());
         // |e - L| is at most K + 4, and plane 0 lies below the words that are counted.
         let bits = usize::BITS - (geometry.products() + 4).leading_zeros();
-        let channel_grid = layer.epilogue.is_by_channel();
+        let channel_grid = layer.epilogue().is_by_channel();
         Self {
             shape,
             groups: shape.groups(),
@@ -90,7 +90,7 @@ impl Plan {
             based: channel_grid,
             parities: if channel_grid && geometry.input().channels() % 2 == 1 { 2 } else { 1 },
             rule_sets: if veto.is_some() { 2 } else { 1 },
-            tiled: layer.epilogue.pool.as_ref().is_some_and(|pool| {
+            tiled: layer.pool.as_ref().is_some_and(|pool| {
                 let window = pool.sliding().window();
                 window.kernel == window.strides && window.padding[..2] == [0, 0] && window.dilation == [1, 1]
             }),
@@ -397,7 +397,7 @@ impl<'a> Walk<'a> {
     }
 
     fn run(&mut self, output: &mut [u32]) {
-        let pooled = self.layer.epilogue.pool.is_some();
+        let pooled = self.layer.pool.is_some();
         output.fill(0);
         self.veto.fill(0);
         if self.plan.based {
@@ -435,8 +435,8 @@ impl<'a> Walk<'a> {
 
     /// Rules of set 0 (the rule) or 1 (the veto).
     fn rules(&self, set: usize) -> &'a Rules<'a> {
-        let veto = self.layer.epilogue.veto();
-        if set == 0 { &self.layer.epilogue.rules } else { veto.unwrap_or(&self.layer.epilogue.rules) }
+        let veto = self.layer.epilogue().veto();
+        if set == 0 { &self.layer.rules } else { veto.unwrap_or(&self.layer.rules) }
     }
 
     /// The bounds of one group. Where there is one parity for all, it does not matter which is asked for.
@@ -768,7 +768,7 @@ impl<'a> Walk<'a> {
     /// Where the output's words of row y of the convolution begin, how many of its pixels are one of the output's, and where they
     /// end: where each has a part in one pixel of the output at most, by rules that are the same everywhere. By far the most layers.
     fn plain(&self, y: usize) -> (Option<(usize, usize)>, usize) {
-        let strides = match &self.layer.epilogue.pool {
+        let strides = match &self.layer.pool {
             None => [1, 1],
             Some(pool) if self.plan.tiled && self.plan.rule_sets == 1 => pool.sliding().window().strides,
             Some(_) => return (None, 0),
@@ -805,7 +805,7 @@ impl<'a> Walk<'a> {
     fn pool(&mut self, (y, x): (usize, usize), group: usize, parity: usize, shared: i32, output: &mut [u32]) {
         let conv_pixel = y * self.geometry().output().width() + x;
         let (width, words) = (self.layer.output().width(), self.plan.pixel_words);
-        if self.layer.epilogue.pool.is_none() {
+        if self.layer.pool.is_none() {
             output[conv_pixel * words + group] =
                 self.bits(0, group, (conv_pixel, conv_pixel), parity, shared);
             return;
@@ -841,7 +841,7 @@ impl<'a> Walk<'a> {
 
     /// The pooled coordinates along `axis` whose window holds coordinate `at` of the convolution.
     fn targets(&self, axis: usize, at: usize) -> impl Iterator<Item = usize> + use<> {
-        let (window, size) = match &self.layer.epilogue.pool {
+        let (window, size) = match &self.layer.pool {
             Some(pool) => {
                 let sliding = pool.sliding();
                 (*sliding.window(), [sliding.output_height(), sliding.output_width()][axis])
@@ -857,7 +857,7 @@ impl<'a> Walk<'a> {
 
     /// Finishes the pooled rows whose last row of the convolution was before `y`.
     fn close_pooled(&mut self, y: usize, output: &mut [u32]) {
-        let Some(pool) = &self.layer.epilogue.pool else { return };
+        let Some(pool) = &self.layer.pool else { return };
         let (sliding, window) = (pool.sliding(), pool.sliding().window());
         while self.pooled < sliding.output_height() {
             let (first, end) = sliding.taps_inside(0, self.pooled);

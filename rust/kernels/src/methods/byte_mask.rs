@@ -35,7 +35,7 @@ type BorderClass = [usize; 4];
 
 /// Windows that are gathered together.
 fn windows(layer: &ConvLayer<'_>) -> usize {
-    layer.epilogue.pool.as_ref().map_or(1, |pool| pool.sliding().window().taps().min(WINDOWS))
+    layer.pool.as_ref().map_or(1, |pool| pool.sliding().window().taps().min(WINDOWS))
 }
 
 /// Words of one filter, and of one window.
@@ -94,8 +94,8 @@ impl MaskedLayer<'_> {
     pub(crate) fn scratch_words(&self) -> usize {
         let filters = self.layer.geometry.output().channels();
         let (sums, veto) =
-            (usize::from(self.has_offsets()), usize::from(self.layer.epilogue.veto_words() != 0));
-        filters * (1 + sums + 2 + 2 * veto) + self.layer.epilogue.veto_words()
+            (usize::from(self.has_offsets()), usize::from(self.layer.epilogue().veto_words() != 0));
+        filters * (1 + sums + 2 + 2 * veto) + self.layer.epilogue().veto_words()
     }
 
     /// # Errors
@@ -112,7 +112,7 @@ impl MaskedLayer<'_> {
         let filters = conv.channels();
         let (biases, rest) = scratch.split_at_mut(filters);
         let (sums, rest) = rest.split_at_mut(if self.has_offsets() { filters } else { 0 });
-        let (intervals, veto_bits) = rest.split_at_mut(rest.len() - self.layer.epilogue.veto_words());
+        let (intervals, veto_bits) = rest.split_at_mut(rest.len() - self.layer.epilogue().veto_words());
         let (rule, veto) = intervals.as_chunks_mut::<2>().0.split_at_mut(filters);
         let words = filter_words(self.layer);
         for (bias, masks) in biases.iter_mut().zip(self.masks.chunks_exact(words)) {
@@ -134,7 +134,7 @@ impl MaskedLayer<'_> {
         for (pixel, bits) in output.chunks_exact_mut(words).enumerate() {
             let (y, x) = (pixel / out.width(), pixel % out.width());
             bits.fill(0);
-            let Some(pool) = &self.layer.epilogue.pool else {
+            let Some(pool) = &self.layer.pool else {
                 run.gather(input, y, x);
                 run.flush(pixel, pixel, bits, veto_bits);
                 continue;
@@ -143,7 +143,7 @@ impl MaskedLayer<'_> {
             let (sliding, window) = (pool.sliding(), pool.sliding().window());
             let (first_y, end_y) = sliding.taps_inside(0, y);
             let (first_x, end_x) = sliding.taps_inside(1, x);
-            let per_pixel = self.layer.epilogue.follows_pixels();
+            let per_pixel = self.layer.epilogue().follows_pixels();
             let mut conv_pixel = 0;
             for tap_y in first_y..end_y {
                 for tap_x in first_x..end_x {
@@ -209,8 +209,8 @@ impl Run<'_> {
             return;
         }
         let layer = self.of.layer;
-        self.hits(0, &layer.epilogue.rules, conv_pixel, pixel, bits);
-        if let Some(veto) = layer.epilogue.veto() {
+        self.hits(0, &layer.rules, conv_pixel, pixel, bits);
+        if let Some(veto) = layer.epilogue().veto() {
             self.hits(1, veto, conv_pixel, pixel, veto_bits);
         }
         self.count = 0;

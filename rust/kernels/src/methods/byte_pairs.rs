@@ -59,7 +59,7 @@ impl<'a> PairLayer<'a> {
 
     /// Words of scratch that a run needs beside one window: four widened windows, offsets, veto bits of a pixel.
     pub(crate) fn scratch_words(&self) -> usize {
-        self.filter_words() * (2 * SLOTS + 2) + self.layer.epilogue.veto_words()
+        self.filter_words() * (2 * SLOTS + 2) + self.layer.epilogue().veto_words()
     }
 
     /// Bytes that the image must begin behind the beginning of the output, where the output may overwrite rows of the image
@@ -121,7 +121,7 @@ impl<'a> PairLayer<'a> {
             let (y, x) = (pixel / out.width(), pixel % out.width());
             // Rows of the image may lie here; they are done with.
             run.clear(pixel);
-            let Some(pool) = &self.layer.epilogue.pool else {
+            let Some(pool) = &self.layer.pool else {
                 run.gather((y, x), (pixel, pixel), veto_bits);
                 continue;
             };
@@ -149,7 +149,7 @@ impl<'a> PairLayer<'a> {
 
     /// The rules, and the veto where there is one.
     fn rule_sets(&self) -> [Option<&'a Rules<'a>>; 2] {
-        [Some(&self.layer.epilogue.rules), self.layer.epilogue.veto()]
+        [Some(&self.layer.rules), self.layer.epilogue().veto()]
     }
 }
 

@@ -19,7 +19,9 @@ use crate::shape::{Conv2dGeometry, Shape};
 #[derive(Debug, Clone, Copy)]
 pub struct ConvLayer<'a> {
     pub(crate) geometry: Conv2dGeometry,
-    pub(crate) epilogue: Binarization<'a>,
+    pub(crate) rules: Rules<'a>,
+    pub(crate) pool: Option<Pool<'a>>,
+    output: Shape,
 }
 
 impl<'a> ConvLayer<'a> {
@@ -47,8 +49,20 @@ impl<'a> ConvLayer<'a> {
         pool: Option<&Pool<'a>>,
         error: impl Fn(ArgumentError) -> E,
     ) -> Result<Self, E> {
-        let epilogue = Binarization::of_parts(geometry.output(), rules, pool, error)?;
-        Ok(Self { geometry: *geometry, epilogue })
+        let conv = geometry.output();
+        let output = match pool {
+            None => *conv,
+            Some(pool) => {
+                let sliding = pool.sliding();
+                Shape::new(sliding.output_height(), sliding.output_width(), conv.channels())
+                    .map_err(&error)?
+            }
+        };
+        rules.check(conv, &output).map_err(&error)?;
+        if let Some(pool) = pool {
+            pool.check(conv, &output).map_err(&error)?;
+        }
+        Ok(Self { geometry: *geometry, rules: *rules, pool: pool.copied(), output })
     }
 
     /// Shapes and window, without the pool.
@@ -58,12 +72,18 @@ impl<'a> ConvLayer<'a> {
 
     /// Shape of the packed output, after the pool where there is one.
     pub fn output(&self) -> &Shape {
-        self.epilogue.output()
+        &self.output
+    }
+
+    /// What becomes of the accumulators.
+    #[inline]
+    pub(crate) fn epilogue(&self) -> Binarization<'_, 'a> {
+        Binarization { rules: &self.rules, pool: self.pool.as_ref(), output: &self.output }
     }
 
     /// What an operator on this layer is.
     pub(crate) fn facts(&self) -> Facts {
-        let has_pool = self.epilogue.pool.is_some();
+        let has_pool = self.pool.is_some();
         Facts { output: *self.output(), macs: self.geometry.macs(), has_pool }
     }
 
@@ -73,7 +93,7 @@ impl<'a> ConvLayer<'a> {
         acc: impl Fn(usize, usize, usize) -> i32,
         output: &mut [u32],
     ) -> Result<(), ArgumentError> {
-        self.epilogue.reference(self.geometry.output(), acc, output)
+        self.epilogue().reference(self.geometry.output(), acc, output)
     }
 }
 
@@ -133,11 +153,11 @@ pub(crate) fn convolve(
     let words = out.pixel_words();
     for (pixel, bits) in output.chunks_exact_mut(words).enumerate() {
         let (y, x) = (pixel / out.width(), pixel % out.width());
-        let Some(pool) = &layer.epilogue.pool else {
+        let Some(pool) = &layer.pool else {
             accumulate.seek(y, x);
-            let at = layer.epilogue.rules.pixel(pixel, pixel);
+            let at = layer.rules.pixel(pixel, pixel);
             for (word, bits) in bits.iter_mut().enumerate() {
-                *bits = accumulate.lanes(0, &layer.epilogue.rules, at, word, lane_mask(out.channels(), word));
+                *bits = accumulate.lanes(0, &layer.rules, at, word, lane_mask(out.channels(), word));
             }
             continue;
         };
@@ -154,7 +174,7 @@ pub(crate) fn convolve(
                 let conv_x = x * stride_x + tap_x * dilation_x - padding[1];
                 let conv_pixel = conv_y * conv.width() + conv_x;
                 accumulate.seek(conv_y, conv_x);
-                let at = layer.epilogue.rules.pixel(conv_pixel, pixel);
+                let at = layer.rules.pixel(conv_pixel, pixel);
                 for (word, bits) in bits.iter_mut().enumerate() {
                     let all = lane_mask(out.channels(), word);
                     // A bit that is vetoed is final, whatever the rule says; one that is set may still be vetoed.
@@ -164,7 +184,7 @@ pub(crate) fn convolve(
                             accumulate.lanes(1, veto, veto.pixel(conv_pixel, pixel), word, pending);
                     }
                     let vetoed = veto_bits.get(word).copied().unwrap_or(0);
-                    *bits |= accumulate.lanes(0, &layer.epilogue.rules, at, word, all & !(*bits | vetoed));
+                    *bits |= accumulate.lanes(0, &layer.rules, at, word, all & !(*bits | vetoed));
                 }
             }
         }

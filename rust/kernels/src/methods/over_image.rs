@@ -99,5 +99,5 @@ pub(crate) fn preferred_gap(layer: &ConvLayer<'_>, rows: usize) -> usize {
 
 /// The output's pixels as windows on the convolution's; where nothing is pooled, of one pixel.
 pub(crate) fn pool_of(layer: &ConvLayer<'_>) -> Sliding {
-    layer.epilogue.pool.as_ref().map_or(Sliding::of_one(layer.geometry.output()), |pool| *pool.sliding())
+    layer.pool.as_ref().map_or(Sliding::of_one(layer.geometry.output()), |pool| *pool.sliding())
 }

@@ -55,7 +55,7 @@ impl<'a> SumLayer<'a> {
             |&add: &i32| i64::from(add).abs().max((255 * i64::from(affine.mul) + i64::from(add)).abs());
         let value = channel_adds.iter().map(largest).max().unwrap_or(largest(&affine.add));
         let largest = i16::try_from(value.checked_mul(layer.geometry.products() as i64)?).ok()?;
-        let one_rule = layer.epilogue.is_by_channel();
+        let one_rule = layer.epilogue().is_by_channel();
         let fits = one_rule && window.strides[1] == 1 && window.dilation[1] == 1;
         fits.then_some(Self { layer, affine, channel_adds, shape, weights, largest: largest.into() })
     }
@@ -82,7 +82,7 @@ impl<'a> SumLayer<'a> {
         let pool = pool_of(self.layer);
         let pool = pool.window();
         let is_tiled = pool.kernel[0] == pool.strides[0] && pool.padding[0] == 0 && pool.dilation[0] == 1;
-        let has_veto = self.layer.epilogue.pool.as_ref().is_some_and(|pool| pool.veto().is_some());
+        let has_veto = self.layer.pool.as_ref().is_some_and(|pool| pool.veto().is_some());
         (is_tiled && !has_veto).then(|| gap(self.layer))
     }
 
@@ -154,7 +154,7 @@ impl<'a> SumLayer<'a> {
             line: line.as_flattened_mut(),
             table,
         };
-        self.prepare(&layer.epilogue.rules, intervals);
+        self.prepare(&layer.rules, intervals);
         // Rows of the convolution that a row of the output is made of, where bands are short of all.
         let rows = walk.pool.window().strides[0];
         let mut first = 0;
@@ -167,7 +167,7 @@ impl<'a> SumLayer<'a> {
             walk.pass(intervals, (first * rows, last), 0);
             first = end;
         }
-        let Some(pool) = &layer.epilogue.pool else { return };
+        let Some(pool) = &layer.pool else { return };
         if let Some(veto) = pool.veto() {
             self.prepare(veto, intervals);
             walk.pass(intervals, (0, usize::MAX), u32::MAX);
@@ -180,7 +180,7 @@ impl<'a> SumLayer<'a> {
 
     /// Whether the windows 2 x and 2 x + 1 belong to the pixels x of the pool, both of them.
     fn is_paired(&self) -> bool {
-        self.layer.epilogue.pool.as_ref().is_some_and(|pool| {
+        self.layer.pool.as_ref().is_some_and(|pool| {
             let (sliding, window) = (pool.sliding(), pool.sliding().window());
             let halves = [window.kernel[1], window.strides[1], window.dilation[1], window.padding[1]];
             halves == [2, 2, 1, 0] && 2 * sliding.output_width() <= self.layer.geometry.output().width()

@@ -154,7 +154,7 @@ impl Kernel for BbConv2d<'_> {
 
     fn scratch_words(&self) -> usize {
         match self.weights {
-            Weights::Packed(_) => 2 * self.layer.geometry.filter_words() + self.layer.epilogue.veto_words(),
+            Weights::Packed(_) => 2 * self.layer.geometry.filter_words() + self.layer.epilogue().veto_words(),
             // `new` has seen that it is no error.
             Weights::ByOutputChannel(_) => vertical::scratch_words(&self.layer, self.padding).unwrap_or(0),
         }
@@ -166,7 +166,7 @@ impl Kernel for BbConv2d<'_> {
             Weights::Packed(packed) => check_padding_bits("weights", packed, geometry.input().channels())?,
             Weights::ByOutputChannel(groups) => group_shape(geometry).check_contents(groups)?,
         }
-        self.layer.epilogue.check_contents()
+        self.layer.epilogue().check_contents()
     }
 }
 

@@ -100,7 +100,7 @@ impl<'a> BbDepthwiseConv2d<'a> {
 
     /// The rules, and the veto where there is one, if they are the same at every pixel.
     fn rule_sets(&self) -> Option<[Option<&Rules<'a>>; 2]> {
-        self.layer.epilogue.is_by_channel().then(|| self.layer.epilogue.rule_sets())
+        self.layer.epilogue().is_by_channel().then(|| self.layer.epilogue().rule_sets())
     }
 
     /// Writes the bounds, where there are some: all relative to the rule's lower ones, in whose place lies their negative.
@@ -137,12 +137,12 @@ impl Kernel for BbDepthwiseConv2d<'_> {
         self.taps().next_multiple_of(4)
             + self.counter_words()
             + self.bounds_words()
-            + self.layer.epilogue.veto_words()
+            + self.layer.epilogue().veto_words()
     }
 
     fn check_contents(&self) -> Result<(), ArgumentError> {
         check_padding_bits("weights", self.weights, self.layer.geometry.input().channels())?;
-        self.layer.epilogue.check_contents()
+        self.layer.epilogue().check_contents()
     }
 }
 

@@ -83,12 +83,12 @@ impl Kernel for BbPointwiseConv2d<'_> {
     }
 
     fn scratch_words(&self) -> usize {
-        self.layer.epilogue.veto_words()
+        self.layer.epilogue().veto_words()
     }
 
     fn check_contents(&self) -> Result<(), ArgumentError> {
         check_padding_bits("weights", self.weights, self.layer.geometry.input().channels())?;
-        self.layer.epilogue.check_contents()
+        self.layer.epilogue().check_contents()
     }
 }
 

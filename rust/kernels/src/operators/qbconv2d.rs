@@ -135,7 +135,7 @@ impl<'a> QbConv2d<'a> {
 
     /// Words of scratch: four-byte words of window, and the rest.
     fn parts(&self) -> (usize, usize) {
-        let canonical = (0, self.layer.epilogue.veto_words());
+        let canonical = (0, self.layer.epilogue().veto_words());
         match self.weights {
             Weights::Packed(_) => canonical,
             Weights::ByteMask(masks) => {
@@ -223,7 +223,7 @@ impl Kernel for QbConv2d<'_> {
                 SumShape::of(geometry).map_or(Ok(()), |shape| shape.check_contents(sums))?;
             }
         }
-        self.layer.epilogue.check_contents()
+        self.layer.epilogue().check_contents()
     }
 }
 

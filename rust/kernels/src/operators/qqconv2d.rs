@@ -146,7 +146,7 @@ impl<'a> QqConv2d<'a> {
             Some(paired) => paired.scratch_words(),
             None => {
                 scratch_words(&self.layer.geometry, self.affine, self.channel_adds)
-                    + self.layer.epilogue.veto_words()
+                    + self.layer.epilogue().veto_words()
             }
         }
     }
@@ -200,7 +200,7 @@ impl Kernel for QqConv2d<'_> {
                 }
             }
         }
-        self.layer.epilogue.check_contents()
+        self.layer.epilogue().check_contents()
     }
 }
 
@@ -224,7 +224,7 @@ impl Run<u32> for QqConv2d<'_> {
         if let Some(paired) = self.paired() {
             return paired.convolve(input, output, window, scratch);
         }
-        let (scratch, veto) = scratch.split_at_mut(scratch.len() - self.layer.epilogue.veto_words());
+        let (scratch, veto) = scratch.split_at_mut(scratch.len() - self.layer.epilogue().veto_words());
         let filters = Filters { weights: self.weights, products: geometry.products() };
         let meaning = (self.affine, self.channel_adds);
         let mut gathered = Gathered::new(geometry, meaning, filters, input, window, scratch);
