@@ -52,7 +52,7 @@ def test_every_argument_gives_torchs_answers_or_is_refused(fixtures: Path, tmp_p
         if kind == "refused":
             with pytest.raises(ConversionError) as caught:
                 cbin_nn.convert(path)
-            assert "\n" not in str(caught.value), name
+            assert len(str(caught.value).splitlines()) <= 20, name
             assert caught.value.slug not in ("damaged-file", "bad-graph"), (name, str(caught.value))
             refused += 1
             continue

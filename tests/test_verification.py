@@ -10,9 +10,11 @@ from typing import Any
 import cbin_nn
 import numpy as np
 import pytest
-from cbin_nn import converters
+from cbin_nn import converters, verification
 from cbin_nn.converters import graph as g
 from cbin_nn.converters import lower, passes, read_source
+from cbin_nn.converters.evaluate import walk
+from cbin_nn.converters.onnx import read_onnx
 from cbin_nn.errors import InvalidArgument
 from cbin_nn.images import draw_images
 from cbin_nn.model import assemble
@@ -289,18 +291,20 @@ def test_an_approximated_layer_is_held_to_its_bound(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_fault_of_a_pass_is_found(fixtures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pass that loses a scale on its way."""
+    """A pass that loses a shift on its way."""
     require_modules("onnx", reason="pip install 'cbin-nn[onnx]'")
     source = fixtures / "frameworks" / "torch_9_noopt.onnx"
     images = np.load(source.parent / "torch_9.npz")["images"]
     assert cbin_nn.verify(cbin_nn.convert(source), source, images, engine="framework").exact
 
     def lossy(graph: g.Graph) -> g.Graph:
-        nodes = [replace(n, scale=None) if isinstance(n, (g.Conv2D, g.Dense)) else n for n in graph.nodes]
+        nodes = [replace(n, beta=n.beta * 0) if isinstance(n, g.BatchNorm) else n for n in graph.nodes]
         return graph.rebuilt(nodes, graph.output)
 
     monkeypatch.setattr(passes, "_PASSES", (*passes._PASSES, lossy))
-    check = cbin_nn.verify(cbin_nn.convert(source), source, images, engine="framework")
+    graph = read_onnx(source)  # in this process, where the pass is
+    monkeypatch.setattr(converters, "read_source", lambda *a, **k: graph)
+    check = cbin_nn.verify(assemble(*lower(graph)), source, images, engine="framework")
     assert check.first_fault is not None and check.first_fault[0] == "reader"
     assert "In the reader: the reading of the source differs from the framework" in str(check)
 
@@ -333,6 +337,25 @@ def test_a_framework_that_fails_is_said_to(fixtures: Path, monkeypatch: pytest.M
     assert "own reading alone" in str(check) and "nothing judged the reading" in str(check)
     with pytest.raises(InvalidArgument, match="no such kernel"):
         cbin_nn.verify(model, source, images, engine="framework")
+
+
+def test_a_softmax_may_underflow_and_no_more() -> None:
+    nodes = [
+        g.Input("image", "image", (), (1, 1, 3)),
+        g.Flatten("flat", "flat", ("image",)),
+        g.Softmax("end", "end", ("flat",)),
+    ]
+    logits = np.array([[[[0, -86.6, -40]]]])
+    *_, (_, _, found) = walk(g.Graph("net", nodes, "end"), logits)
+    tiny = np.exp(-40.0)
+    for given, differs in (
+        ([1, 0, tiny], []),
+        ([1, 0, 0], [2]),
+        ([1, 0, tiny * 1.01], [2]),
+        ([0.99, 0, tiny], [0]),
+    ):
+        wrong, _ = verification._numbers_differ(np.array([given]), found, verification._FLOAT32)
+        assert np.flatnonzero(wrong).tolist() == differs
 
 
 @pytest.mark.parametrize("name", ["O01.onnx", "OPS13_ts.onnx"])

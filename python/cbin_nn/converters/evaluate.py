@@ -37,7 +37,7 @@ Bools = npt.NDArray[np.bool_]
 
 #: Elements of the windows of a convolution that exist at once: bounds its memory.
 _WINDOWS = 2**24
-#: An exponential of float32 that falls below its normal numbers is cut to 0, by some kernels a little earlier.
+#: Exponentials below float32's normal numbers are cut to 0, by some kernels a little earlier.
 _UNDERFLOW = 2.0**-100
 #: Below this, sums of integers are exact in float32.
 _FLOAT32 = 2**24
