@@ -26,8 +26,7 @@ import numpy as np
 import trimmed_firmware
 from cbin_nn import _native, zoo
 from cbin_nn.images import draw_images
-from cbin_nn.layouts import choose_layouts
-from cbin_nn.model import Model, densities
+from cbin_nn.model import Model
 from cbin_nn.operators import (
     BBFC,
     BBQFC,
@@ -156,9 +155,10 @@ def layers() -> Iterator[tuple[str, LoweredModel]]:
     yield "bbfc 4x4x64 -> 128", LoweredModel("layer", "x", (4, 4, 64), [operator], "y", input_dtype="bits")
 
 
-def build(lowered: LoweredModel) -> Model:
-    """The model of operators as they are."""
-    return Model(_native.Model.from_bytes(_native.build_model(lowered)))
+def build(lowered: LoweredModel, samples: Any = None) -> Model:
+    """The model of operators as they are, or with the layouts that suit boards best for some images."""
+    samples = None if samples is None else samples.tobytes()
+    return Model(_native.Model.from_bytes(_native.build_model(lowered, samples)))
 
 
 def run(model: Model, count: int) -> dict[str, Any]:
@@ -190,13 +190,12 @@ def run_trimmed(model: Model, count: int) -> dict[str, Any]:
 
 def measure() -> dict[str, Any]:
     """Everything that is recorded: name of a network or layer -> counts and sizes."""
-    lowered = half_dense()
-    chosen = choose_layouts(lowered, densities(lowered, build(lowered)))
+    half = build(half_dense(), draw_images(8, 32, 32, seed=1))
     trained = cbin_nn.convert(ROOT / "tests/fixtures/smallcifar.h5")
     results = {
         "SmallCifar, trained": run(trained, IMAGES),
         "SmallCifar, trimmed runner": run_trimmed(trained, IMAGES),
-        "SmallCifar, half-dense": run(build(chosen), IMAGES),
+        "SmallCifar, half-dense": run(half, IMAGES),
         **{f"zoo:{name}": run(cbin_nn.load(f"zoo:{name}"), IMAGES) for name in zoo.names()},
     }
     for name, layer in layers():

@@ -1,4 +1,4 @@
-"""Check that the arrows between the crates, and between the modules, run one way only.
+"""Check that the arrows between the crates, and between the modules of a crate, run one way only.
 
 The allowed arrows are those of the drawing in docs/design.md; anything else fails with the file to mend.
 """
@@ -10,6 +10,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+
+from rust_modules import Crate, Module
 
 #: crate -> the crates of this project that it may use.
 CRATES = {
@@ -30,6 +32,14 @@ CRATES = {
 }
 #: Crates that may have no dependency at all, development aside.
 WITHOUT_DEPENDENCIES = {"cbin-nn-kernels"}
+#: Folders of the crates whose modules must not use each other in a circle.
+WITHOUT_CIRCLES = ("kernels", "model", "protocol", "deploy", "capi", "python")
+#: Circles that are still to be opened, by crate: whoever opens one takes it out, and none may come.
+CIRCLES = {
+    "deploy": [["probe", "qemu", "rtt", "session", "transport", "worker"]],
+}
+#: The floors of rust/kernels, lowest first: a module uses those of its own floor and of those below.
+FLOORS = ("error", "bits", "shape", "kernel", "arch", "epilogue", "layouts", "methods", "operators", "host")
 #: Importing `cbin_nn` may load these modules at import time, and no other third-party package.
 IMPORTED_AT_TOP = {"numpy"}
 #: Modules and sub-packages outside the light import: they may import their own library at the top.
@@ -52,6 +62,33 @@ def crate_errors(manifest: Path) -> list[str]:
         if name in WITHOUT_DEPENDENCIES:
             errors += [f"{name} must have no dependencies, but has {u}" for u in sorted(used)]
     return errors
+
+
+def module_errors(crate: str) -> list[str]:
+    """Circles among the modules of a crate, and arrows up between the floors of the kernels."""
+    modules = Crate(Path("rust") / crate / "src")
+    circles = [["::".join(module) for module in circle] for circle in modules.circles()]
+    known = CIRCLES.get(crate, [])
+    errors = [f"rust/{crate}: {', '.join(c)} use each other in a circle" for c in circles if c not in known]
+    errors += [f"rust/{crate}: no circle of {', '.join(c)} any more" for c in known if c not in circles]
+    return errors + (floor_errors(modules) if crate == "kernels" else [])
+
+
+def floor_errors(modules: Crate) -> list[str]:
+    """Arrows of the kernels that run up."""
+
+    def floor(module: Module) -> int:
+        return FLOORS.index(module[0]) if module else len(FLOORS)
+
+    absent = [module for module in modules.files if module and module[0] not in FLOORS]
+    if absent:
+        return [f"{modules.files[module]}: say in {__file__} on which floor it is" for module in absent]
+    return [
+        f"{modules.files[module]} must not use {'::'.join(other) or 'the crate itself'}, which is above"
+        for module, used in modules.uses().items()
+        for other in sorted(used)
+        if floor(other) > floor(module)
+    ]
 
 
 def import_errors(package: Path) -> list[str]:
@@ -79,6 +116,8 @@ def import_errors(package: Path) -> list[str]:
 if __name__ == "__main__":
     found = crate_errors(Path("Cargo.toml")) + crate_errors(Path("firmware/Cargo.toml"))
     found += crate_errors(Path("fuzz/Cargo.toml"))
+    for folder in WITHOUT_CIRCLES:
+        found += module_errors(folder)
     found += import_errors(Path("python/cbin_nn"))
     for error in found:
         print(error, file=sys.stderr)

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "target" / "mutants"
 SOURCES = Path("rust/kernels/src")
 #: Files with unit tests of their own against worked values.
-UNITS = {"rule.rs", "bits.rs", "bbqfc.rs", "bqqfc.rs", "shape.rs"}
+UNITS = {"epilogue/rule.rs", "bits.rs", "epilogue/fixed.rs", "operators/bqqfc.rs", "shape.rs"}
 #: Seconds that a mutant's tests may take; one that loops for ever is dead, too.
 LIMIT = 120
 
@@ -41,43 +41,43 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     # Rules.
-    Mutant("threshold off by one", "rule.rs", "(self.lo <= acc &&", "(self.lo < acc &&"),
-    Mutant("upper bound off by one", "rule.rs", "&& acc <= self.hi)", "&& acc < self.hi)"),
-    Mutant("upper bound ignored", "rule.rs", "self.lo <= acc && acc <= self.hi", "self.lo <= acc"),
-    Mutant("flip ignored: the sign of gamma", "rule.rs", "acc <= self.hi) != self.flip", "acc <= self.hi)"),
-    Mutant("rules of the wrong pixel", "conv.rs", "let at = layer.rules.pixel(conv_pixel, pixel);\n                                any", "let at = layer.rules.pixel(pixel, pixel);\n                                any"),
+    Mutant("threshold off by one", "epilogue/rule.rs", "(self.lo <= acc &&", "(self.lo < acc &&"),
+    Mutant("upper bound off by one", "epilogue/rule.rs", "&& acc <= self.hi)", "&& acc < self.hi)"),
+    Mutant("upper bound ignored", "epilogue/rule.rs", "self.lo <= acc && acc <= self.hi", "self.lo <= acc"),
+    Mutant("flip ignored: the sign of gamma", "epilogue/rule.rs", "acc <= self.hi) != self.flip", "acc <= self.hi)"),
+    Mutant("rules of the wrong pixel", "epilogue/binarization.rs", "let at = self.rules.pixel(conv_pixel, pixel);\n                                    any", "let at = self.rules.pixel(pixel, pixel);\n                                    any"),
     # Packing.
     Mutant("tie: sign(0) = -1", "bits.rs", "u32::from(s >= 0)", "u32::from(s > 0)"),
     Mutant("most significant bit first", "bits.rs", "(pixel[channel / 32] >> (channel % 32))", "(pixel[channel / 32] >> (31 - channel % 32))"),
     Mutant("padding bits not looked at", "bits.rs", "pixel[words - 1] & unused != 0)", "pixel[words - 1] & unused == unused)"),
     # The convolutions' common part.
-    Mutant("veto ignored", "conv.rs", "(any && !vetoed) != invert", "any != invert"),
-    Mutant("invert ignored", "conv.rs", "(any && !vetoed) != invert", "any && !vetoed"),
-    Mutant("a fused pool that starts at 1", "conv.rs", "let (mut any, mut vetoed) = (false, false);", "let (mut any, mut vetoed) = (true, false);"),
-    Mutant("padding bits set", "conv.rs", "    output.fill(0);", "    output.fill(1 << 31);"),
+    Mutant("veto ignored", "epilogue/binarization.rs", "(any && !vetoed) != invert", "any != invert"),
+    Mutant("invert ignored", "epilogue/binarization.rs", "(any && !vetoed) != invert", "any && !vetoed"),
+    Mutant("a fused pool that starts at 1", "epilogue/binarization.rs", "let (mut any, mut vetoed) = (false, false);", "let (mut any, mut vetoed) = (true, false);"),
+    Mutant("padding bits set", "epilogue/binarization.rs", "    output.fill(0);", "    output.fill(1 << 31);"),
     # Accumulators.
-    Mutant("border counted as -1 instead of 0", "bbconv2d.rs", "_ if self.padding == Padding::Zero => continue,", "_ if self.padding == Padding::Zero => { acc -= geometry.input().channels() as i32; continue }"),
-    Mutant("one-padding as zero-padding", "bbconv2d.rs", "_ if self.padding == Padding::Zero => continue,", "_ if self.padding != Padding::Zero || true => continue,"),
-    Mutant("zero-padding as one-padding", "bbdepthwiseconv2d.rs", "_ if self.padding == Padding::Zero => continue,", "_ if false => continue,"),
-    Mutant("K off by one", "bbconv2d.rs", "let mut acc = 0;\n            for tap_y", "let mut acc = 1;\n            for tap_y"),
-    Mutant("padding bits counted as channels", "bbpointwiseconv2d.rs", "(0..shape.channels()).map(", "(0..shape.pixel_words() * 32).map("),
-    Mutant("the last feature forgotten", "bbfc.rs", "for channel in 0..self.input.channels() {", "for channel in 1..self.input.channels() {"),
-    Mutant("the input's offset forgotten", "bytes.rs", "affine.mul * i32::from(q) + add;", "affine.mul * i32::from(q) + 0 * add;"),
-    Mutant("the first channel's offset for all", "bytes.rs", "channel_adds.get(channel).copied()", "channel_adds.first().copied()"),
-    Mutant("zero padding of the byte, not of its meaning", "bytes.rs", "                continue;\n            };\n            for channel", "                acc += affine.add;\n                continue;\n            };\n            for channel"),
-    Mutant("8-bit weights read as unsigned", "qqconv2d.rs", "Weights::Byte(weights) => i32::from(weights[at]),", "Weights::Byte(weights) => i32::from(weights[at] as u8),"),
-    Mutant("16-bit weights read as unsigned", "qqconv2d.rs", "Weights::Wide(weights) => i32::from(weights[at]),", "Weights::Wide(weights) => i32::from(weights[at] as u16),"),
-    Mutant("a bit of 0 as +1 under 8-bit weights", "bqqfc.rs", "channel) { 1 } else { -1 };", "channel) { 1 } else { 1 };"),
-    Mutant("1-bit weights inverted", "qbconv2d.rs", "if self.weight_is_plus(filter, tap, channel) { 1 } else { -1 }", "if self.weight_is_plus(filter, tap, channel) { -1 } else { 1 }"),
+    Mutant("border counted as -1 instead of 0", "operators/bbconv2d.rs", "_ if self.padding == Padding::Zero => continue,", "_ if self.padding == Padding::Zero => { acc -= geometry.input().channels() as i32; continue }"),
+    Mutant("one-padding as zero-padding", "operators/bbconv2d.rs", "_ if self.padding == Padding::Zero => continue,", "_ if self.padding != Padding::Zero || true => continue,"),
+    Mutant("zero-padding as one-padding", "operators/bbdepthwiseconv2d.rs", "_ if self.padding == Padding::Zero => continue,", "_ if false => continue,"),
+    Mutant("K off by one", "operators/bbconv2d.rs", "let mut acc = 0;\n            for tap_y", "let mut acc = 1;\n            for tap_y"),
+    Mutant("padding bits counted as channels", "operators/bbpointwiseconv2d.rs", "(0..shape.channels()).map(", "(0..shape.pixel_words() * 32).map("),
+    Mutant("the last feature forgotten", "methods/dense.rs", "for channel in 0..self.input.channels() {", "for channel in 1..self.input.channels() {"),
+    Mutant("the input's offset forgotten", "methods/bytes.rs", "affine.mul * i32::from(q) + add;", "affine.mul * i32::from(q) + 0 * add;"),
+    Mutant("the first channel's offset for all", "methods/bytes.rs", "channel_adds.get(channel).copied()", "channel_adds.first().copied()"),
+    Mutant("zero padding of the byte, not of its meaning", "methods/bytes.rs", "                continue;\n            };\n            for channel", "                acc += affine.add;\n                continue;\n            };\n            for channel"),
+    Mutant("8-bit weights read as unsigned", "operators/qqconv2d.rs", "Weights::Byte(weights) => i32::from(weights[at]),", "Weights::Byte(weights) => i32::from(weights[at] as u8),"),
+    Mutant("16-bit weights read as unsigned", "operators/qqconv2d.rs", "Weights::Wide(weights) => i32::from(weights[at]),", "Weights::Wide(weights) => i32::from(weights[at] as u16),"),
+    Mutant("a bit of 0 as +1 under 8-bit weights", "operators/bqqfc.rs", "channel) { 1 } else { -1 };", "channel) { 1 } else { 1 };"),
+    Mutant("1-bit weights inverted", "operators/qbconv2d.rs", "if self.weight_is_plus(filter, tap, channel) { 1 } else { -1 }", "if self.weight_is_plus(filter, tap, channel) { -1 } else { 1 }"),
     # Max-pool.
-    Mutant("AND for OR", "bmaxpool2d.rs", "if use_and { pooled && value } else { pooled || value }", "if use_and { pooled && value } else { pooled && value }"),
-    Mutant("OR for AND", "bmaxpool2d.rs", "if use_and { pooled && value } else { pooled || value }", "pooled || value"),
-    Mutant("pool padding counted", "bmaxpool2d.rs", "let (Some(y), Some(x)) = at else { continue };", "let (Some(y), Some(x)) = at else { pooled = !use_and; continue };"),
+    Mutant("AND for OR", "operators/bmaxpool2d.rs", "if use_and { pooled && value } else { pooled || value }", "if use_and { pooled && value } else { pooled && value }"),
+    Mutant("OR for AND", "operators/bmaxpool2d.rs", "if use_and { pooled && value } else { pooled || value }", "pooled || value"),
+    Mutant("pool padding counted", "operators/bmaxpool2d.rs", "let (Some(y), Some(x)) = at else { continue };", "let (Some(y), Some(x)) = at else { pooled = !use_and; continue };"),
     # Requantization.
-    Mutant("ties go up", "bbqfc.rs", "(rest == half && floor & 1 == 1)", "(rest == half)"),
-    Mutant("rounding towards minus infinity", "bbqfc.rs", "floor + i64::from(rest > half || (rest == half && floor & 1 == 1))", "floor + i64::from(half < 0 && rest < 0)"),
-    Mutant("saturation off by one", "bbqfc.rs", "value.clamp(<$int>::MIN.into(), <$int>::MAX.into())", "value.clamp(<$int>::MIN.into(), i64::from(<$int>::MAX) - 1)"),
-    Mutant("the knee belongs below", "bbqfc.rs", "acc >= self.knee[unit]", "acc > self.knee[unit]"),
+    Mutant("ties go up", "epilogue/fixed.rs", "(rest == half && floor & 1 == 1)", "(rest == half)"),
+    Mutant("rounding towards minus infinity", "epilogue/fixed.rs", "floor + i64::from(rest > half || (rest == half && floor & 1 == 1))", "floor + i64::from(half < 0 && rest < 0)"),
+    Mutant("saturation off by one", "epilogue/fixed.rs", "value.clamp(<$int>::MIN.into(), <$int>::MAX.into())", "value.clamp(<$int>::MIN.into(), i64::from(<$int>::MAX) - 1)"),
+    Mutant("the knee belongs below", "epilogue/fixed.rs", "acc >= self.knee[unit]", "acc > self.knee[unit]"),
     # Geometry.
     Mutant("bottom padding forgotten", "shape.rs", "let padded = size + before + after;", "let padded = size + before;"),
     Mutant("dilation forgotten", "shape.rs", "tap * self.window.dilation[axis])", "tap)"),
@@ -113,7 +113,9 @@ def killers(file: str) -> list[str]:
     """The tests that ought to see a mutant of this file: one binary is built in a third of the time of all."""
     if file in UNITS:
         return ["--lib"]
-    operator = {"conv.rs": "bbconv2d", "bytes.rs": "qbconv2d"}.get(file, Path(file).stem)
+    operator = {"binarization": "bbconv2d", "bytes": "qbconv2d", "dense": "bbfc"}.get(
+        Path(file).stem, Path(file).stem
+    )
     return ["--test", "variants", "--", "--exact", operator]
 
 
@@ -158,7 +160,7 @@ def main() -> int:
         for mutant in chosen:
             dead, why = verdict(tree, mutant)
             alive += not dead
-            print(f"{'killed' if dead else 'ALIVE ':7} {mutant.file:21} {mutant.what:46} {why}", flush=True)
+            print(f"{'killed' if dead else 'ALIVE ':7} {mutant.file:30} {mutant.what:46} {why}", flush=True)
     seconds = time.monotonic() - began
     print(f"{len(chosen) - alive} of {len(chosen)} mutants killed in {seconds:.0f} s")
     return 1 if alive else 0

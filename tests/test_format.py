@@ -17,7 +17,7 @@ def sums(kernel: int, inputs: int, filters: int) -> int:
     return 4 + kernel * patterns * (kernel + 3) + 2 * filters + math.ceil(inputs * (kernel + 7) / 4)
 
 
-def lanes(kernel: int, inputs: int, filters: int, classes: int) -> int:
+def by_output_channel(kernel: int, inputs: int, filters: int, classes: int) -> int:
     groups, products = words(filters), kernel * kernel * inputs
     counter = 5 + math.ceil(((products + 4).bit_length() - 4) / 3) * 3
     parities = 1 + inputs % 2
@@ -36,12 +36,22 @@ def scratch(model: cbin_nn.Model) -> list[int]:
 
 def test_sums_of_pixels_and_lanes(fixtures: Path) -> None:
     model = cbin_nn.convert(fixtures / "smallcifar.h5")
-    assert scratch(model) == [sums(5, 3, 32), lanes(5, 32, 32, 5), lanes(5, 32, 64, 5), 0]
+    assert scratch(model) == [
+        sums(5, 3, 32),
+        by_output_channel(5, 32, 32, 5),
+        by_output_channel(5, 32, 64, 5),
+        0,
+    ]
 
 
 def test_eight_bit_weights() -> None:
     model = cbin_nn.load("zoo:smallcifar")
-    assert scratch(model) == [pairs(5, 3), lanes(5, 32, 32, 5), lanes(5, 32, 64, 5), 0]
+    assert scratch(model) == [
+        pairs(5, 3),
+        by_output_channel(5, 32, 32, 5),
+        by_output_channel(5, 32, 64, 5),
+        0,
+    ]
 
 
 def test_depthwise_and_pointwise(fixtures: Path) -> None:

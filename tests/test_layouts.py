@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import cbin_nn
 import numpy as np
+import numpy.typing as npt
 import pytest
 from cbin_nn import _native
-from cbin_nn.layouts import FEWEST_POINTWISE_FILTERS, choose_layouts
-from cbin_nn.operators import BBConv2D, BBPointwiseConv2D, LoweredModel, Pool, Rules, Window
+from cbin_nn.operators import BBPointwiseConv2D, LoweredModel, Pool, Rules, Window
 
 
 def pointwise(channels: int, filters: int, strides: tuple[int, int], pool: bool) -> LoweredModel:
@@ -22,6 +22,20 @@ def pointwise(channels: int, filters: int, strides: tuple[int, int], pool: bool)
     return LoweredModel("layer", "x", (6, 8, channels), [operator], "y", input_dtype="bits")
 
 
+def density_of(channels: int) -> npt.NDArray[np.float64]:
+    """How often each channel is +1: mostly or mostly not."""
+    return np.random.default_rng(1).choice([0.2, 0.8], channels)
+
+
+def sample(density: npt.NDArray[np.float64]) -> bytes:
+    """Nine packed inputs of the layer."""
+    return cbin_nn.ops.pack(density - np.random.default_rng(4).random((9, 6, 8, len(density)))).tobytes()
+
+
+#: From so many filters on, vertical counters are cheaper for one tap (`rust/kernels/src/layouts`).
+FEWEST_POINTWISE_FILTERS = 32
+
+
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 @pytest.mark.parametrize(("channels", "filters"), [(40, 31), (40, 32), (7, 33), (64, 96)])
@@ -29,20 +43,25 @@ def test_a_wide_pointwise_convolution_counts_vertically(
     channels: int, filters: int, strides: tuple[int, int], pool: bool
 ) -> None:
     lowered = pointwise(channels, filters, strides, pool)
-    density = np.random.default_rng(1).random(channels)
-    chosen = choose_layouts(lowered, {"x": density})
-    (before,), (after,) = lowered.operators, chosen.operators
-    assert isinstance(before, BBPointwiseConv2D)
+    plain = _native.Model.from_bytes(_native.build_model(lowered))
+    chosen = _native.Model.from_bytes(_native.build_model(lowered, sample(density_of(channels))))
+    ((old,), (new,)) = (plain.operators(), chosen.operators())
+    assert (old.kind, old.weights_layout) == ("bbpointwiseconv2d", "canonical")
     if filters < FEWEST_POINTWISE_FILTERS:
-        assert after is before
+        assert chosen.to_bytes() == plain.to_bytes()
         return
-    assert isinstance(after, BBConv2D) and after.name == "conv" and after.pool is before.pool
-    assert after.lane_mask is not None
-    np.testing.assert_array_equal(after.lane_mask, density > 0.5)
+    assert (new.name, new.kind, new.weights_layout) == ("conv", "bbconv2d", "by-output-channel")
+    assert new.fused_pool == old.fused_pool == pool
     bits = cbin_nn.ops.pack(np.random.default_rng(2).random((5, 6, 8, channels)) - 0.5)
-    own, vertical = (
-        cbin_nn.Model(_native.Model.from_bytes(_native.build_model(model))) for model in (lowered, chosen)
-    )
-    expected = own.run(bits)
-    np.testing.assert_array_equal(vertical.run(bits), expected)
+    expected, got = (cbin_nn.Model(model).run(bits) for model in (plain, chosen))
+    np.testing.assert_array_equal(got, expected)
     assert len(np.unique(expected)) > 1
+
+
+def test_channels_that_are_mostly_plus_one_are_stored_inverted() -> None:
+    density = density_of(40)
+    data = _native.build_model(pointwise(40, 32, (1, 1), False), sample(density))
+    mask, other = (
+        cbin_nn.ops.pack(bits[None, None, None]).tobytes() for bits in (density - 0.5, 0.5 - density)
+    )
+    assert mask in data and other not in data

@@ -36,7 +36,11 @@ def golden(name: str) -> Model:
 
 
 def test_features_are_operators_with_the_layouts_that_matter(trained: Model) -> None:
-    assert trimmed_firmware.features(trained) == ["bbconv2d-lanes", "bbqfc", "qbconv2d-pixel-sums"]
+    assert trimmed_firmware.features(trained) == [
+        "bbconv2d-by-output-channel",
+        "bbqfc",
+        "qbconv2d-pixel-sums",
+    ]
     assert trimmed_firmware.features(golden("bbconv2d_c31")) == ["bbconv2d-canonical"]
     assert trimmed_firmware.features(golden("bmaxpool2d_or")) == ["bmaxpool2d"]
 

@@ -1,8 +1,9 @@
 //! Arguments of `bbconv2d`.
 
-use cbin_nn_kernels::bbconv2d::{BbConv2d, Weights, lane_shape};
-use cbin_nn_kernels::lanes::to_lanes;
+use cbin_nn_kernels::layouts::by_output_channel::to_groups;
+use cbin_nn_kernels::operators::bbconv2d::{BbConv2d, Weights, group_shape};
 use cbin_nn_kernels::shape::Conv2dGeometry;
+use cbin_nn_kernels::{Kernel, Run};
 
 use crate::draw::Draw;
 use crate::layer::{Layer, agree, dirty, padding};
@@ -20,7 +21,7 @@ pub fn run(data: &[u8]) {
         let length = draw.length(geometry.output().channels() * geometry.filter_words());
         draw.parameter(length, shape.channels())
     };
-    let weights = if by_lane { Weights::Lanes(&words) } else { Weights::Packed(&words) };
+    let weights = if by_lane { Weights::ByOutputChannel(&words) } else { Weights::Packed(&words) };
     let built =
         layer.views().and_then(|(rules, pool)| BbConv2d::new(geometry, padding, weights, rules, pool));
     let operator = match built {
@@ -29,22 +30,21 @@ pub fn run(data: &[u8]) {
     };
     let length = draw.length(shape.words());
     let image = draw.packed(length, shape.channels());
-    let mut list = vec![[0xA5; 4]; draw.length(operator.list_words())];
     let mut scratch = dirty(&mut draw, operator.scratch_words());
     let fits = image.len() == shape.words();
-    let scratch_fits = (list.len(), scratch.len()) == (operator.list_words(), operator.scratch_words());
+    let scratch_fits = scratch.len() == operator.scratch_words();
     agree(
         &mut draw,
         operator.check_contents().is_ok(),
-        operator.output(),
+        &operator.output(),
         (fits, |out: &mut [u32]| operator.reference(&image, out)),
-        (fits && scratch_fits, |out: &mut [u32]| operator.optimized(&image, out, &mut list, &mut scratch)),
+        (fits && scratch_fits, |out: &mut [u32]| operator.optimized(&image, out, &mut scratch)),
     );
 }
 
 /// Random weights by output channel; at times in a wrong length, or with words that should be 0 and are not.
 fn lanes(draw: &mut Draw<'_>, geometry: &Conv2dGeometry) -> Vec<u32> {
-    let (shape, channels) = (lane_shape(geometry), geometry.input().channels());
+    let (shape, channels) = (group_shape(geometry), geometry.input().channels());
     let length = draw.length(shape.words());
     if length != shape.words() || draw.rarely(8) {
         return draw.parameter(length, 32);
@@ -52,6 +52,6 @@ fn lanes(draw: &mut Draw<'_>, geometry: &Conv2dGeometry) -> Vec<u32> {
     let packed = draw.packed(geometry.output().channels() * geometry.filter_words(), channels);
     let mask = draw.packed(geometry.input().pixel_words(), channels);
     let mut words = vec![0; length];
-    to_lanes(&shape, &packed, &mask, &mut words).expect("lengths are right and the mask is clean");
+    to_groups(&shape, &packed, &mask, &mut words).expect("lengths are right and the mask is clean");
     words
 }

@@ -1,6 +1,7 @@
 //! Arguments of `bbdepthwiseconv2d`.
 
-use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
+use cbin_nn_kernels::operators::bbdepthwiseconv2d::BbDepthwiseConv2d;
+use cbin_nn_kernels::{Kernel, Run};
 
 use crate::draw::Draw;
 use crate::layer::{Layer, agree, dirty, padding};
@@ -27,7 +28,7 @@ pub fn run(data: &[u8]) {
     agree(
         &mut draw,
         operator.check_contents().is_ok(),
-        operator.output(),
+        &operator.output(),
         (fits, |out: &mut [u32]| operator.reference(&image, out)),
         (fits && scratch.len() == operator.scratch_words(), |out: &mut [u32]| {
             operator.optimized(&image, out, &mut scratch)

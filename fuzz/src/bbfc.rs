@@ -1,7 +1,8 @@
 //! Arguments of `bbfc`.
 
-use cbin_nn_kernels::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::shape::Shape;
+use cbin_nn_kernels::{Kernel, Run};
 
 use crate::draw::Draw;
 use crate::layer::{OwnedRules, agree};
@@ -23,9 +24,9 @@ pub fn run(data: &[u8]) {
     agree(
         &mut draw,
         operator.check_contents().is_ok(),
-        operator.output(),
+        &operator.output(),
         (fits, |out: &mut [u32]| operator.reference(&image, out)),
-        (fits, |out: &mut [u32]| operator.optimized(&image, out)),
+        (fits, |out: &mut [u32]| operator.optimized(&image, out, &mut [])),
     );
 }
 

@@ -1,6 +1,7 @@
 //! Arguments of `bbpointwiseconv2d`.
 
-use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
+use cbin_nn_kernels::operators::bbpointwiseconv2d::BbPointwiseConv2d;
+use cbin_nn_kernels::{Kernel, Run};
 
 use crate::draw::Draw;
 use crate::layer::{Layer, agree, dirty};
@@ -31,7 +32,7 @@ pub fn run(data: &[u8]) {
     agree(
         &mut draw,
         operator.check_contents().is_ok(),
-        operator.output(),
+        &operator.output(),
         (fits, |out: &mut [u32]| operator.reference(&image, out)),
         (fits && scratch.len() == operator.scratch_words(), |out: &mut [u32]| {
             operator.optimized(&image, out, &mut scratch)

@@ -2,8 +2,10 @@
 
 use std::fmt::Debug;
 
-use cbin_nn_kernels::bbfc::Dense;
-use cbin_nn_kernels::bbqfc::{BbqFc, Output, Requantization};
+use cbin_nn_kernels::epilogue::{Output, Requantization};
+use cbin_nn_kernels::operators::bbfc::Dense;
+use cbin_nn_kernels::operators::bbqfc::BbqFc;
+use cbin_nn_kernels::{Kernel, Run};
 
 use crate::bbfc::dense;
 use crate::draw::Draw;
@@ -57,6 +59,6 @@ fn agree<T: Output + Default + PartialEq + Debug>(
     let mut outputs = [vec![T::default(); length], vec![T::default(); length]];
     let fits = fits && length == operator.units();
     assert_eq!(operator.reference(image, &mut outputs[0]).is_ok(), fits);
-    assert_eq!(operator.optimized(image, &mut outputs[1]).is_ok(), fits);
+    assert_eq!(operator.optimized(image, &mut outputs[1], &mut []).is_ok(), fits);
     assert_eq!(outputs[0], outputs[1]);
 }

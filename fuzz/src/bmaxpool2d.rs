@@ -1,6 +1,7 @@
 //! Arguments of `bmaxpool2d`.
 
-use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::operators::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::{Kernel, Run};
 
 use crate::draw::Draw;
 use crate::layer::agree;
@@ -29,8 +30,8 @@ pub fn run(data: &[u8]) {
     agree(
         &mut draw,
         operator.check_contents().is_ok(),
-        operator.output(),
+        &operator.output(),
         (fits, |out: &mut [u32]| operator.reference(&image, out)),
-        (fits, |out: &mut [u32]| operator.optimized(&image, out)),
+        (fits, |out: &mut [u32]| operator.optimized(&image, out, &mut [])),
     );
 }

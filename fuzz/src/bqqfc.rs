@@ -2,9 +2,10 @@
 
 use std::fmt::Debug;
 
-use cbin_nn_kernels::bbqfc::{Output, Requantization};
-use cbin_nn_kernels::bqqfc::BqqFc;
+use cbin_nn_kernels::epilogue::{Output, Requantization};
+use cbin_nn_kernels::operators::bqqfc::BqqFc;
 use cbin_nn_kernels::shape::Shape;
+use cbin_nn_kernels::{Kernel, Run};
 
 use crate::bbqfc::factors;
 use crate::draw::Draw;
@@ -58,6 +59,6 @@ fn agree<T: Output + Default + PartialEq + Debug>(
     let mut outputs = [vec![T::default(); length], vec![T::default(); length]];
     let fits = fits && length == operator.units();
     assert_eq!(operator.reference(image, &mut outputs[0]).is_ok(), fits);
-    assert_eq!(operator.optimized(image, &mut outputs[1]).is_ok(), fits);
+    assert_eq!(operator.optimized(image, &mut outputs[1], &mut []).is_ok(), fits);
     assert_eq!(outputs[0], outputs[1]);
 }

@@ -3,7 +3,7 @@
 use arbitrary::Unstructured;
 use cbin_nn_kernels::ArgumentError;
 use cbin_nn_kernels::bits::{lane_mask, words_for};
-use cbin_nn_kernels::qbconv2d::Affine;
+use cbin_nn_kernels::operators::qbconv2d::Affine;
 use cbin_nn_kernels::shape::{Shape, Window};
 
 /// The channel counts that find mistakes: below, at and above a word.

@@ -1,10 +1,9 @@
 //! What the convolutions' targets share: geometry, rules, pool, and the comparison of the two kernels.
 
 use cbin_nn_kernels::ArgumentError;
-use cbin_nn_kernels::bbconv2d::Padding;
 use cbin_nn_kernels::bits::{check_padding_bits, words_for};
-use cbin_nn_kernels::rule::{Grid, Pool, Rules};
-use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Window};
+use cbin_nn_kernels::epilogue::{Grid, Pool, Rules};
+use cbin_nn_kernels::shape::{Conv2dGeometry, Padding, Shape, Window};
 
 use crate::draw::Draw;
 

@@ -1,8 +1,10 @@
 //! Arguments of `qbconv2d`.
 
-use cbin_nn_kernels::pixel_sums::{SumShape, to_sums};
-use cbin_nn_kernels::qbconv2d::{QbConv2d, Weights};
+use cbin_nn_kernels::layouts::byte_mask;
+use cbin_nn_kernels::layouts::pixel_sums::{SumShape, to_sums};
+use cbin_nn_kernels::operators::qbconv2d::{QbConv2d, Weights};
 use cbin_nn_kernels::shape::Conv2dGeometry;
+use cbin_nn_kernels::{Kernel, Run};
 
 use crate::draw::Draw;
 use crate::layer::{Layer, agree, dirty};
@@ -18,7 +20,7 @@ pub fn run(data: &[u8]) {
     let sums = SumShape::new(geometry.sliding().window().kernel, shape.channels()).filter(|_| layout == 2);
     let right = match (layout, sums) {
         (_, Some(sums)) => sums.filter_words(),
-        (1, _) => Weights::byte_mask_words(&geometry),
+        (1, _) => byte_mask::filter_words(&geometry),
         _ => geometry.filter_words(),
     };
     let length = draw.length(filters * right);
@@ -39,16 +41,15 @@ pub fn run(data: &[u8]) {
     };
     let length = draw.length(shape.elements());
     let image = if draw.rarely(4) { vec![255; length] } else { draw.image(length) };
-    let mut bytes = vec![[0xA5; 4]; draw.length(operator.window_words())];
     let mut scratch = dirty(&mut draw, operator.scratch_words());
     let fits = image.len() == shape.elements();
-    let scratch_fits = (bytes.len(), scratch.len()) == (operator.window_words(), operator.scratch_words());
+    let scratch_fits = scratch.len() == operator.scratch_words();
     agree(
         &mut draw,
         operator.check_contents().is_ok(),
-        operator.output(),
+        &operator.output(),
         (fits, |out: &mut [u32]| operator.reference(&image, out)),
-        (fits && scratch_fits, |out: &mut [u32]| operator.optimized(&image, out, &mut bytes, &mut scratch)),
+        (fits && scratch_fits, |out: &mut [u32]| operator.optimized(&image, out, &mut scratch)),
     );
 }
 
@@ -68,7 +69,7 @@ fn pixel_sums(draw: &mut Draw<'_>, geometry: &Conv2dGeometry, sums: &SumShape, l
 
 /// Random weights in the byte-mask layout; at times with bytes that are none, or behind the last weight.
 fn byte_masks(draw: &mut Draw<'_>, geometry: &Conv2dGeometry, length: usize) -> Vec<u32> {
-    let words = Weights::byte_mask_words(geometry);
+    let words = byte_mask::filter_words(geometry);
     let dirty = draw.rarely(8);
     let all = draw.rarely(4);
     (0..length)

@@ -1,6 +1,7 @@
 //! Arguments of `qqconv2d`.
 
-use cbin_nn_kernels::qqconv2d::QqConv2d;
+use cbin_nn_kernels::operators::qqconv2d::QqConv2d;
+use cbin_nn_kernels::{Kernel, Run};
 
 use crate::draw::Draw;
 use crate::layer::{Layer, agree, dirty};
@@ -41,15 +42,14 @@ pub fn run(data: &[u8]) {
     }
     let length = draw.length(shape.elements());
     let image = if draw.rarely(4) { vec![255; length] } else { draw.image(length) };
-    let mut bytes = vec![[0xA5; 4]; draw.length(operator.window_words())];
     let mut scratch = dirty(&mut draw, operator.scratch_words());
     let fits = image.len() == shape.elements();
-    let scratch_fits = (bytes.len(), scratch.len()) == (operator.window_words(), operator.scratch_words());
+    let scratch_fits = scratch.len() == operator.scratch_words();
     agree(
         &mut draw,
         operator.check_contents().is_ok(),
-        operator.output(),
+        &operator.output(),
         (fits, |out: &mut [u32]| operator.reference(&image, out)),
-        (fits && scratch_fits, |out: &mut [u32]| operator.optimized(&image, out, &mut bytes, &mut scratch)),
+        (fits && scratch_fits, |out: &mut [u32]| operator.optimized(&image, out, &mut scratch)),
     );
 }

@@ -4,11 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cbin_nn_fuzz::TARGETS;
-use cbin_nn_kernels::bbconv2d::Padding;
 use cbin_nn_kernels::bits::lane_mask;
-use cbin_nn_kernels::qbconv2d::Affine;
-use cbin_nn_kernels::rule::Grid;
-use cbin_nn_kernels::shape::{Shape, Window};
+use cbin_nn_kernels::epilogue::Grid;
+use cbin_nn_kernels::operators::qbconv2d::Affine;
+use cbin_nn_kernels::shape::{Padding, Shape, Window};
 use cbin_nn_model::format::{DType, Layout};
 use cbin_nn_model::writer::{Builder, ByteWeights, OperatorSpec, PoolSpec, RulesSpec};
 
@@ -115,7 +114,7 @@ fn seeds_of_view() {
                 filters: 3,
                 window,
                 padding: Padding::One,
-                lanes: None,
+                by_output_channel: None,
                 rules: rules(Grid::Channel, 3, 1),
                 pool: None,
             },
@@ -128,7 +127,7 @@ fn seeds_of_view() {
                 filters: 3,
                 window: Window { padding: [1, 0, 0, 1], ..Window::of(2, 2) },
                 padding: Padding::Zero,
-                lanes: None,
+                by_output_channel: None,
                 rules: rules(Grid::Channel, 3, 1),
                 pool: Some(pool()),
             },

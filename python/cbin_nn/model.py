@@ -20,7 +20,6 @@ from .files import write_atomically
 from .geometry import array as as_array
 from .geometry import thread_count
 from .images import draw_images
-from .layouts import choose_layouts
 from .operators import BMaxPool2D, Pool
 from .zoo import PREFIX, card, resolve
 
@@ -38,7 +37,6 @@ __all__ = [
     "check_images",
     "check_words",
     "convert",
-    "densities",
     "load",
     "save",
 ]
@@ -625,56 +623,37 @@ def convert(
 def assemble(lowered: LoweredModel, report: ConversionReport) -> Model:
     """The model of some operators, each with the weight layout that suits boards best.
 
-    Args:
-        lowered: the operators.
-        report: what the conversion did, for `Model.conversion`.
-    """
-    plain = Model(_native.Model.from_bytes(_native.build_model(lowered)), report)
-    chosen = choose_layouts(lowered, densities(lowered, plain))
-    return Model(_native.Model.from_bytes(_native.build_model(chosen)), report)
-
-
-def densities(lowered: LoweredModel, model: Model) -> dict[str, npt.NDArray[np.float64]]:
-    """How often each channel of each packed tensor is +1, on eight generated images.
+    What a layout costs can depend on how often activations are +1, which eight generated images say.
 
     Networks that take long are given fewer images, down to none, so that conversion ends in seconds whatever
-    sizes a file states; the result is empty then.
+    sizes a file states.
 
     Args:
         lowered: the operators, which read u8 images.
-        model: the model made of them.
-
-    Returns:
-        The share of +1, 0 to 1, float64 `(C,)`, by the tensor's name.
+        report: what the conversion did, for `Model.conversion`.
     """
-    height, width, channels = model.input_shape
-    sums: dict[str, list[npt.NDArray[np.float64]]] = {}
-    count = min(8, _DENSITY_PRODUCTS // _products(lowered, model))
-    for image in draw_images(count, height, width, seed=1, channels=channels):
-        taps = model.taps(image)
-        for operator in lowered.operators:
-            if taps[operator.name].ndim == 3:
-                sums.setdefault(operator.output, []).append((taps[operator.name] > 0).mean(axis=(0, 1)))
-    return {name: np.mean(each, axis=0) for name, each in sums.items()}
+    height, width, channels = lowered.input_shape
+    count = min(8, _SAMPLE_PRODUCTS // _products(lowered, report))
+    samples = draw_images(count, height, width, seed=1, channels=channels)
+    return Model(_native.Model.from_bytes(_native.build_model(lowered, samples.tobytes())), report)
 
 
-#: Products that the images of `densities` may take together, a few seconds' worth.
-_DENSITY_PRODUCTS = 2**32
+#: Products that the images together may take, a few seconds' worth.
+_SAMPLE_PRODUCTS = 2**32
 #: What drawing a value of an image takes, and unpacking one of a plane, in products.
 _DRAWN, _UNPACKED = 512, 16
 
 
-def _products(lowered: LoweredModel, model: Model) -> int:
+def _products(lowered: LoweredModel, report: ConversionReport) -> int:
     """An estimate of the work of one image, in products: a fused pool computes its windows one by one."""
-    work = _DRAWN * math.prod(model.input_shape)
-    for operator, layer in zip(lowered.operators, model.layers, strict=True):
-        values = math.prod(layer.output_shape)
+    work = _DRAWN * math.prod(lowered.input_shape)
+    for operator, told in zip(lowered.operators, report.operators, strict=True):
         if isinstance(operator, BMaxPool2D):
             each = math.prod(operator.window.kernel)
         else:
             pool: Pool | None = getattr(operator, "pool", None)
             each = math.prod(operator.weights.shape[1:]) * (math.prod(pool.window.kernel) if pool else 1)
-        work += values * (each + _UNPACKED)
+        work += math.prod(told.shape) * (each + _UNPACKED)
     return work
 
 

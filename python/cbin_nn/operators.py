@@ -119,8 +119,8 @@ class QBConv2D(_Convolution):
     input_add: int = 0
     #: An offset for each input channel, shape (C,), in place of `input_add`, which is 0 then.
     channel_adds: Int32 | None = None
-    #: The file holds the weights as lists of signed sums of pixels, for at most four input channels: see
-    #: `cbin_nn.layouts`. False: as a byte each.
+    #: The file holds the weights as lists of signed sums of pixels, for at most four input channels. False:
+    #: as a byte each. With sample images `build_model` chooses by itself, and so it does for `lane_mask`.
     pixel_sums: bool = False
     kind: Literal["qbconv2d"] = "qbconv2d"
 
@@ -136,7 +136,7 @@ class BBConv2D(_Convolution):
 
     one_padding: bool = False
     #: The file holds the weights by output channel, with the input channels that are True stored inverted
-    #: (shape `(input channels,)`): see `cbin_nn.layouts`. None: in the canonical layout.
+    #: (shape `(input channels,)`). None: in the canonical layout.
     lane_mask: Bool | None = None
     kind: Literal["bbconv2d"] = "bbconv2d"
 

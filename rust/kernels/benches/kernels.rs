@@ -4,14 +4,16 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 
-use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding};
-use cbin_nn_kernels::bbfc::{BbFc, Dense};
 use cbin_nn_kernels::bits::{lane_mask, words_for};
-use cbin_nn_kernels::blocks::{BlockLayer, BlockPlan, Layer, Line};
-use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
-use cbin_nn_kernels::rule::{Grid, Pool, Rules};
-use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Window};
+use cbin_nn_kernels::epilogue::{Grid, Pool, Rules};
+use cbin_nn_kernels::host::blocks::{BlockLayer, BlockPlan, Layer, Line};
+use cbin_nn_kernels::layouts::byte_mask::{self, to_byte_mask};
+use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d};
+use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::operators::qbconv2d::{Affine, QbConv2d, Weights};
+use cbin_nn_kernels::shape::{Conv2dGeometry, Padding, Shape, Window};
 use cbin_nn_kernels::simd::Simd;
+use cbin_nn_kernels::{Kernel, Run};
 
 /// xorshift64*.
 struct Random(u64);
@@ -93,7 +95,7 @@ fn bbconv2d(criterion: &mut Criterion) {
         let bytes: Vec<u8> = image.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let mut scratch = vec![0; operator.scratch_words()];
         compare(criterion, name, geometry.macs(), Layer::BbConv2d(&operator), &bytes, |output| {
-            operator.optimized(&image, output, &mut [], &mut scratch).unwrap();
+            operator.optimized(&image, output, &mut scratch).unwrap();
         });
     }
 }
@@ -103,7 +105,7 @@ fn qbconv2d(criterion: &mut Criterion) {
     let window = Window { padding: [2; 4], ..Window::of(5, 5) };
     let geometry = Conv2dGeometry::new(Shape::new(32, 32, 3).unwrap(), window, 32).unwrap();
     let weights = random.packed(32 * 25, 3);
-    let mut masks = vec![0; 32 * Weights::byte_mask_words(&geometry)];
+    let mut masks = vec![0; 32 * byte_mask::filter_words(&geometry)];
     to_byte_mask(&geometry, &weights, &mut masks).unwrap();
     let thresholds = Thresholds::new(32);
     let halves = Window { strides: [2, 2], ..Window::of(2, 2) };
@@ -112,11 +114,10 @@ fn qbconv2d(criterion: &mut Criterion) {
     let operator =
         QbConv2d::new(geometry, affine, Weights::ByteMask(&masks), thresholds.rules(), pool).unwrap();
     let image: Vec<u8> = (0..32 * 32 * 3).map(|_| random.next() as u8).collect();
-    let mut bytes = vec![[0; 4]; operator.window_words()];
     let mut scratch = vec![0; operator.scratch_words()];
     let name = "qbconv2d 32x32x3 5x5x32 pool";
     compare(criterion, name, geometry.macs(), Layer::QbConv2d(&operator), &image, |output| {
-        operator.optimized(&image, output, &mut bytes, &mut scratch).unwrap();
+        operator.optimized(&image, output, &mut scratch).unwrap();
     });
 }
 
@@ -129,7 +130,7 @@ fn bbfc(criterion: &mut Criterion) {
     let image = random.packed(16, 256);
     let bytes: Vec<u8> = image.iter().flat_map(|word| word.to_ne_bytes()).collect();
     compare(criterion, "bbfc 4096 to 512", 4096 * 512, Layer::BbFc(&operator), &bytes, |output| {
-        operator.optimized(&image, output).unwrap();
+        operator.optimized(&image, output, &mut []).unwrap();
     });
 }
 

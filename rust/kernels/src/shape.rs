@@ -108,6 +108,15 @@ impl Window {
     }
 }
 
+/// What a tap outside the image contributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Padding {
+    /// Nothing: the padding is zero (the default of Keras and PyTorch).
+    Zero,
+    /// Its weight: the padding is +1 (`pad_values=1` in Larq).
+    One,
+}
+
 /// A [`Window`] on a plane of known size: where its taps fall, and how large the output plane is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sliding {

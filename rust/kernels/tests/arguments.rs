@@ -4,19 +4,23 @@
 use cbin_nn_kernels::ArgumentError::{
     self, KernelTooLarge, Length, Overflow, PaddingBits, TooLarge, Value, Zero,
 };
-use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding, lane_shape};
-use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
-use cbin_nn_kernels::bbfc::{BbFc, Dense};
-use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
-use cbin_nn_kernels::bbqfc::{BbqFc, MAX_SHIFT, Requantization};
 use cbin_nn_kernels::bits::{check_padding_bits, pack, unpack};
-use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
-use cbin_nn_kernels::bqqfc::BqqFc;
-use cbin_nn_kernels::lanes::{from_lanes, to_lanes};
-use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
-use cbin_nn_kernels::qqconv2d::QqConv2d;
-use cbin_nn_kernels::rule::{Grid, Pool, Rules};
-use cbin_nn_kernels::shape::{Conv2dGeometry, MAX_DIMENSION, MAX_ELEMENTS, MAX_WINDOW, Shape, Window};
+use cbin_nn_kernels::epilogue::{Grid, MAX_SHIFT, Pool, Requantization, Rules};
+use cbin_nn_kernels::layouts::by_output_channel::{from_groups, to_groups};
+use cbin_nn_kernels::layouts::byte_mask::{self, to_byte_mask};
+use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d, group_shape};
+use cbin_nn_kernels::operators::bbdepthwiseconv2d::BbDepthwiseConv2d;
+use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::operators::bbpointwiseconv2d::BbPointwiseConv2d;
+use cbin_nn_kernels::operators::bbqfc::BbqFc;
+use cbin_nn_kernels::operators::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::operators::bqqfc::BqqFc;
+use cbin_nn_kernels::operators::qbconv2d::{Affine, QbConv2d, Weights};
+use cbin_nn_kernels::operators::qqconv2d::QqConv2d;
+use cbin_nn_kernels::shape::{
+    Conv2dGeometry, MAX_DIMENSION, MAX_ELEMENTS, MAX_WINDOW, Padding, Shape, Window,
+};
+use cbin_nn_kernels::{Kernel, Run};
 
 /// What was tried, what came of it, what should have.
 type Row = (&'static str, Result<(), ArgumentError>, ArgumentError);
@@ -229,19 +233,19 @@ fn weights_and_what_is_an_operators_own() {
     let lanes = |at: usize, word, length| {
         let mut words = [0; 31];
         words[at] = word;
-        let weights = bbconv2d::Weights::Lanes(&words[..length]);
+        let weights = bbconv2d::Weights::ByOutputChannel(&words[..length]);
         BbConv2d::new(conv, Padding::Zero, weights, rules(), None)?.check_contents()
     };
     assert_eq!(lanes(0, 7, 31), Ok(()));
-    let shape = lane_shape(&conv);
+    let shape = group_shape(&conv);
     let (mut to, mut back) = ([0; 31], [0; 45]);
     check(vec![
-        ("to_lanes, from", to_lanes(&shape, &[0; 44], &[0], &mut to), length("packed", 45, 44)),
-        ("to_lanes, mask", to_lanes(&shape, &[0; 45], &[0; 2], &mut to), length("mask", 1, 2)),
-        ("to_lanes, mask bit", to_lanes(&shape, &[0; 45], &[8], &mut to), PaddingBits { argument: "mask" }),
-        ("to_lanes, to", to_lanes(&shape, &[0; 45], &[0], &mut to[1..]), length("lanes", 31, 30)),
-        ("from_lanes, from", from_lanes(&shape, &to[1..], &mut back), length("lanes", 31, 30)),
-        ("from_lanes, to", from_lanes(&shape, &to, &mut back[1..]), length("packed", 45, 44)),
+        ("to_groups, from", to_groups(&shape, &[0; 44], &[0], &mut to), length("packed", 45, 44)),
+        ("to_groups, mask", to_groups(&shape, &[0; 45], &[0; 2], &mut to), length("mask", 1, 2)),
+        ("to_groups, mask bit", to_groups(&shape, &[0; 45], &[8], &mut to), PaddingBits { argument: "mask" }),
+        ("to_groups, to", to_groups(&shape, &[0; 45], &[0], &mut to[1..]), length("groups", 31, 30)),
+        ("from_groups, from", from_groups(&shape, &to[1..], &mut back), length("groups", 31, 30)),
+        ("from_groups, to", from_groups(&shape, &to, &mut back[1..]), length("packed", 45, 44)),
     ]);
     let wide = |affine, weights, adds| {
         QqConv2d::new_wide(conv, affine, weights, rules(), None)?.with_channel_adds(adds)?.check_contents()
@@ -422,8 +426,8 @@ fn runs_name_the_slice_that_is_short() {
     let qq = QqConv2d::new(conv, AFFINE, &[0; 135], rules(), None).unwrap();
     let bb = BbConv2d::new(conv, Padding::Zero, bbconv2d::Weights::Packed(&[0; 45]), rules(), None).unwrap();
     let lanes =
-        BbConv2d::new(conv, Padding::Zero, bbconv2d::Weights::Lanes(&[0; 31]), rules(), None).unwrap();
-    let mut list = vec![[0u8; 4]; lanes.list_words()];
+        BbConv2d::new(conv, Padding::Zero, bbconv2d::Weights::ByOutputChannel(&[0; 31]), rules(), None)
+            .unwrap();
     let veto = Pool::new(conv.output(), Window::of(2, 2), Some(rules()), None).unwrap();
     let pw = BbPointwiseConv2d::new(point, &[0; 5], rules(), Some(veto)).unwrap();
     let dw = BbDepthwiseConv2d::new(same, Padding::Zero, &[0; 9], rules(), None).unwrap();
@@ -431,70 +435,46 @@ fn runs_name_the_slice_that_is_short() {
     let fc = BbFc::new(Dense::new(shape, 5, &[0; 80]).unwrap(), rules()).unwrap();
     let requantization = Requantization::new(&[1; 5], &[0; 5], &[], 0).unwrap();
     let qfc = BbqFc::new(Dense::new(shape, 5, &[0; 80]).unwrap(), requantization).unwrap();
-    // Words of scratch and of window follow from the operator.
+    // Words of scratch follow from the operator.
     let (bytes, words) = ([0u8; 48], [0u32; 16]);
-    let (mut out, mut s, mut w) = ([0u32; 16], [0u32; 99], [[0u8; 4]; 14]);
+    let (mut out, mut s) = ([0u32; 16], [0u32; 999]);
+    let (of_qb, of_qq, of_bb) = (qb.scratch_words(), qq.scratch_words(), bb.scratch_words());
+    let (of_lanes, of_dw) = (lanes.scratch_words(), dw.scratch_words());
     let scratch = |operator: usize| length("scratch", operator, operator - 1);
     check(vec![
         ("qb reference", qb.reference(&bytes[1..], &mut out[..4]), length("input", 48, 47)),
         ("qb reference", qb.reference(&bytes, &mut out[..3]), length("output", 4, 3)),
-        ("qb", qb.optimized(&bytes[1..], &mut out, &mut w, &mut s), length("input", 48, 47)),
-        ("qb", qb.optimized(&bytes, &mut out[..4], &mut w[1..], &mut s), length("window", 14, 13)),
-        (
-            "qb",
-            qb.optimized(&bytes, &mut out[..4], &mut w, &mut s[..qb.scratch_words() - 1]),
-            scratch(qb.scratch_words()),
-        ),
-        (
-            "qb",
-            qb.optimized(&bytes, &mut out[..3], &mut w, &mut s[..qb.scratch_words()]),
-            length("output", 4, 3),
-        ),
+        ("qb", qb.optimized(&bytes[1..], &mut out, &mut s[..of_qb]), length("input", 48, 47)),
+        ("qb", qb.optimized(&bytes, &mut out[..4], &mut s[..of_qb - 1]), scratch(of_qb)),
+        ("qb", qb.optimized(&bytes, &mut out[..3], &mut s[..of_qb]), length("output", 4, 3)),
         ("qq reference", qq.reference(&bytes[1..], &mut out[..4]), length("input", 48, 47)),
-        ("qq", qq.optimized(&bytes[1..], &mut out, &mut w[..7], &mut s), length("input", 48, 47)),
-        ("qq", qq.optimized(&bytes, &mut out[..4], &mut w[..6], &mut s), length("window", 7, 6)),
-        (
-            "qq",
-            qq.optimized(&bytes, &mut out[..4], &mut w[..7], &mut s[..qq.scratch_words() - 1]),
-            scratch(qq.scratch_words()),
-        ),
+        ("qq", qq.optimized(&bytes[1..], &mut out, &mut s[..of_qq]), length("input", 48, 47)),
+        ("qq", qq.optimized(&bytes, &mut out[..4], &mut s[..of_qq - 1]), scratch(of_qq)),
         ("bb reference", bb.reference(&words[1..], &mut out[..4]), length("input", 16, 15)),
-        ("bb", bb.optimized(&words[1..], &mut out[..4], &mut [], &mut s), length("input", 16, 15)),
-        ("bb", bb.optimized(&words, &mut out[..4], &mut [], &mut s[..17]), scratch(18)),
-        ("bb", bb.optimized(&words, &mut out[..3], &mut [], &mut s[..18]), length("output", 4, 3)),
-        ("bb lanes", lanes.optimized(&words[1..], &mut out[..4], &mut w, &mut s), length("input", 16, 15)),
+        ("bb", bb.optimized(&words[1..], &mut out[..4], &mut s[..of_bb]), length("input", 16, 15)),
+        ("bb", bb.optimized(&words, &mut out[..4], &mut s[..of_bb - 1]), scratch(18)),
+        ("bb", bb.optimized(&words, &mut out[..3], &mut s[..of_bb]), length("output", 4, 3)),
         (
             "bb lanes",
-            lanes.optimized(&words, &mut out[..4], &mut w[..1], &mut s),
-            length("list", lanes.list_words(), 1),
+            lanes.optimized(&words[1..], &mut out[..4], &mut s[..of_lanes]),
+            length("input", 16, 15),
         ),
-        (
-            "bb lanes",
-            lanes.optimized(&words, &mut out[..4], &mut list, &mut s[..lanes.scratch_words() - 1]),
-            scratch(lanes.scratch_words()),
-        ),
-        (
-            "bb lanes",
-            lanes.optimized(&words, &mut out[..3], &mut list, &mut s[..lanes.scratch_words()]),
-            length("output", 4, 3),
-        ),
+        ("bb lanes", lanes.optimized(&words, &mut out[..4], &mut s[..of_lanes - 1]), scratch(of_lanes)),
+        ("bb lanes", lanes.optimized(&words, &mut out[..3], &mut s[..of_lanes]), length("output", 4, 3)),
         ("pw reference", pw.reference(&words[1..], &mut out[..1]), length("input", 16, 15)),
         ("pw", pw.optimized(&words[1..], &mut out[..1], &mut s[..1]), length("input", 16, 15)),
         ("pw", pw.optimized(&words, &mut out[..1], &mut []), scratch(1)),
         ("pw", pw.optimized(&words, &mut out[..2], &mut s[..1]), length("output", 1, 2)),
         ("dw reference", dw.reference(&words[1..], &mut out[..4]), length("input", 16, 15)),
         ("dw", dw.optimized(&words[1..], &mut out[..4], &mut s), length("input", 16, 15)),
-        (
-            "dw",
-            dw.optimized(&words, &mut out[..4], &mut s[..dw.scratch_words() - 1]),
-            scratch(dw.scratch_words()),
-        ),
+        ("dw", dw.optimized(&words, &mut out[..4], &mut s[..of_dw - 1]), scratch(of_dw)),
         ("pool reference", pool.reference(&words[1..], &mut out[..9]), length("input", 16, 15)),
-        ("pool", pool.optimized(&words, &mut out[..8]), length("output", 9, 8)),
+        ("pool", pool.optimized(&words, &mut out[..8], &mut []), length("output", 9, 8)),
         ("fc reference", fc.reference(&words[1..], &mut out[..1]), length("input", 16, 15)),
-        ("fc", fc.optimized(&words, &mut out[..2]), length("output", 1, 2)),
+        ("fc", fc.optimized(&words, &mut out[..2], &mut []), length("output", 1, 2)),
         ("qfc reference", qfc.reference(&words[1..], &mut [0i8; 5]), length("input", 16, 15)),
-        ("qfc", qfc.optimized(&words, &mut [0i32; 4]), length("output", 5, 4)),
+        ("qfc", qfc.optimized(&words, &mut [0i32; 4], &mut []), length("output", 5, 4)),
+        ("over the input", bb.optimized_over_input(&mut out, 0, &mut s), Value { argument: "gap" }),
     ]);
 }
 
@@ -531,7 +511,7 @@ fn the_largest_accumulator_of_byte_masks() {
     let geometry = Conv2dGeometry::new(shape, Window::of(65, 1), 1).unwrap();
     let products = geometry.products();
     assert!(2 * 255 * products > i32::MAX as usize && 255 * products <= i32::MAX as usize);
-    let mut masks = vec![u32::MAX; Weights::byte_mask_words(&geometry)];
+    let mut masks = vec![u32::MAX; byte_mask::filter_words(&geometry)];
     *masks.last_mut().unwrap() >>= 8 * (4 * masks.len() - products);
     let largest = 255 * products as i32;
     let (lo, hi) = ([largest], [largest]);
@@ -540,8 +520,8 @@ fn the_largest_accumulator_of_byte_masks() {
     let operator = QbConv2d::new(geometry, affine, Weights::ByteMask(&masks), rules, None).unwrap();
     operator.check_contents().unwrap();
     let image = vec![255; products];
-    let (mut output, mut window) = ([0], vec![[0; 4]; operator.window_words()]);
-    operator.optimized(&image, &mut output, &mut window, &mut vec![0; operator.scratch_words()]).unwrap();
+    let mut output = [0];
+    operator.optimized(&image, &mut output, &mut vec![0; operator.scratch_words()]).unwrap();
     assert_eq!(output, [1]);
     operator.reference(&image, &mut output).unwrap();
     assert_eq!(output, [1]);

@@ -1,10 +1,10 @@
 //! Weights as sums of pixels: shapes that the fast kernel is known to take, and what it does not take.
 
-use cbin_nn_kernels::ArgumentError;
-use cbin_nn_kernels::pixel_sums::{SumShape, from_sums, to_sums};
-use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights};
-use cbin_nn_kernels::rule::{Grid, Pool, Rules};
+use cbin_nn_kernels::epilogue::{Grid, Pool, Rules};
+use cbin_nn_kernels::layouts::pixel_sums::{SumShape, from_sums, to_sums};
+use cbin_nn_kernels::operators::qbconv2d::{Affine, QbConv2d, Weights};
 use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Window};
+use cbin_nn_kernels::{ArgumentError, Kernel, Run};
 
 const Q: Affine = Affine { mul: 1, add: 0 };
 const CENTRED: Affine = Affine { mul: 2, add: -255 };
@@ -101,7 +101,6 @@ impl Case {
         let (canonical, summed) = (build(Weights::Packed(&packed)), build(Weights::PixelSums(&words)));
         summed.check_contents().unwrap();
         assert_eq!((summed.fits_sums(), canonical.fits_sums()), (self.fits, self.fits));
-        let mut line = vec![[0xA5; 4]; summed.window_words()];
         let mut scratch = vec![0xA5A5_A5A5; summed.scratch_words()];
         for image in 0..if cfg!(miri) { 1 } else { 3 } {
             // Bytes of any value, of the largest and least only, and the largest alone.
@@ -118,7 +117,7 @@ impl Case {
                 summed.reference(&image, &mut outputs[1]).unwrap();
                 assert_eq!(outputs[1], outputs[0], "reference");
             }
-            summed.optimized(&image, &mut outputs[2], &mut line, &mut scratch).unwrap();
+            summed.optimized(&image, &mut outputs[2], &mut scratch).unwrap();
             assert_eq!(outputs[2], outputs[0], "optimized");
             self.check_over_image(&summed, &image, &outputs[0]);
         }
@@ -130,8 +129,7 @@ impl Case {
         let is_tiled = pooled_rows.kernel[0] == pooled_rows.strides[0]
             && pooled_rows.padding[0] == 0
             && pooled_rows.dilation[0] == 1;
-        assert_eq!(operator.image_gap().is_some(), self.fits && is_tiled && !self.veto);
-        let mut line = vec![[0xA5; 4]; operator.window_words()];
+        assert_eq!(operator.input_gap().is_some(), self.fits && is_tiled && !self.veto);
         let mut scratch = vec![0xA5A5_A5A5; operator.scratch_words()];
         let mut run = |gap: usize| {
             let words = (gap + image.len()).div_ceil(4).max(expected.len());
@@ -140,12 +138,12 @@ impl Case {
             bytes[gap..gap + image.len()].copy_from_slice(image);
             let words = bytes.as_chunks().0;
             memory.iter_mut().zip(words).for_each(|(word, bytes)| *word = u32::from_ne_bytes(*bytes));
-            let done = operator.optimized_over_image(&mut memory, gap, &mut line, &mut scratch);
+            let done = operator.optimized_over_input(&mut memory, gap, &mut scratch);
             done.map(|()| memory[..expected.len()].to_vec())
         };
-        match operator.image_gap() {
+        match operator.input_gap() {
             Some(gap) => {
-                let preferred = operator.preferred_image_gap().unwrap();
+                let preferred = operator.preferred_input_gap().unwrap();
                 assert!(gap <= preferred && preferred <= 4 * expected.len());
                 for gap in [gap, preferred, gap + 4, 4 * expected.len()] {
                     assert_eq!(run(gap).unwrap(), expected, "gap {gap}");
@@ -248,9 +246,8 @@ fn damaged_weights() {
         let operator = QbConv2d::new(geometry, Q, Weights::PixelSums(&damaged), rules.view(), None).unwrap();
         let mut outputs = [(); 2].map(|()| vec![0; operator.output().words()]);
         operator.reference(&image, &mut outputs[0]).unwrap();
-        let (mut line, mut scratch) =
-            (vec![[0; 4]; operator.window_words()], vec![0; operator.scratch_words()]);
-        operator.optimized(&image, &mut outputs[1], &mut line, &mut scratch).unwrap();
+        let mut scratch = vec![0; operator.scratch_words()];
+        operator.optimized(&image, &mut outputs[1], &mut scratch).unwrap();
         let error = ArgumentError::Value { argument: "weights" };
         assert_eq!(operator.check_contents(), Err(error), "bit {bit}");
     }

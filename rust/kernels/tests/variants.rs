@@ -3,23 +3,24 @@
 //! One macro, [`variants_agree!`], runs all ways to compute an operator on one case and compares their
 //! outputs bit for bit; a case also fails where an output has a padding bit set.
 
-use cbin_nn_kernels::ArgumentError;
-use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding, lane_shape};
-use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
-use cbin_nn_kernels::bbfc::{BbFc, Dense};
-use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
-use cbin_nn_kernels::bbqfc::{BbqFc, Output, Requantization};
 use cbin_nn_kernels::bits::{check_padding_bits, lane_mask, words_for};
-use cbin_nn_kernels::blocks::{BlockLayer, BlockPlan, LANES, Layer, Line};
-use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
-use cbin_nn_kernels::bqqfc::BqqFc;
-use cbin_nn_kernels::lanes::{from_lanes, to_lanes};
-use cbin_nn_kernels::pixel_sums::{SumShape, from_sums, to_sums};
-use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
-use cbin_nn_kernels::qqconv2d::QqConv2d;
-use cbin_nn_kernels::rule::{Grid, Pool, Rules};
-use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Window};
+use cbin_nn_kernels::epilogue::{Grid, Output, Pool, Requantization, Rules};
+use cbin_nn_kernels::host::blocks::{BlockLayer, BlockPlan, LANES, Layer, Line};
+use cbin_nn_kernels::layouts::by_output_channel::{from_groups, to_groups};
+use cbin_nn_kernels::layouts::byte_mask::{self, to_byte_mask};
+use cbin_nn_kernels::layouts::pixel_sums::{SumShape, from_sums, to_sums};
+use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d, group_shape};
+use cbin_nn_kernels::operators::bbdepthwiseconv2d::BbDepthwiseConv2d;
+use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::operators::bbpointwiseconv2d::BbPointwiseConv2d;
+use cbin_nn_kernels::operators::bbqfc::BbqFc;
+use cbin_nn_kernels::operators::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::operators::bqqfc::BqqFc;
+use cbin_nn_kernels::operators::qbconv2d::{Affine, QbConv2d, Weights};
+use cbin_nn_kernels::operators::qqconv2d::QqConv2d;
+use cbin_nn_kernels::shape::{Conv2dGeometry, Padding, Shape, Window};
 use cbin_nn_kernels::simd::Simd;
+use cbin_nn_kernels::{ArgumentError, Kernel, Run};
 use proptest::prelude::*;
 use proptest::test_runner::TestRng;
 
@@ -211,29 +212,27 @@ proptest! {
         let Some(tail) = OwnedTail::random(&mut rng, &geometry, pool, spread) else { return Ok(()) };
         let padding = if one_padding { Padding::One } else { Padding::Zero };
         let weights = packed(&mut rng, output * window.taps(), input);
-        let lane_shape = lane_shape(&geometry);
-        let mut lanes = vec![0; lane_shape.words()];
-        to_lanes(&lane_shape, &weights, &packed(&mut rng, 1, input), &mut lanes).unwrap();
+        let group_shape = group_shape(&geometry);
+        let mut lanes = vec![0; group_shape.words()];
+        to_groups(&group_shape, &weights, &packed(&mut rng, 1, input), &mut lanes).unwrap();
         let mut back = vec![0; weights.len()];
-        from_lanes(&lane_shape, &lanes, &mut back).unwrap();
+        from_groups(&group_shape, &lanes, &mut back).unwrap();
         prop_assert_eq!(&back, &weights);
         let build = |weights| {
             let pool = tail.pool(geometry.output());
             BbConv2d::new(geometry, padding, weights, tail.rules.view(), pool).unwrap()
         };
-        let (canonical, vertical) = (build(bbconv2d::Weights::Packed(&weights)), build(bbconv2d::Weights::Lanes(&lanes)));
+        let (canonical, vertical) = (build(bbconv2d::Weights::Packed(&weights)), build(bbconv2d::Weights::ByOutputChannel(&lanes)));
         canonical.check_contents().unwrap();
         vertical.check_contents().unwrap();
         let image = packed(&mut rng, shape.pixels(), input);
-        let scratch = |operator: &BbConv2d<'_>| {
-            (vec![[0xA5; 4]; operator.list_words()], vec![0xA5A5_A5A5; operator.scratch_words()])
-        };
+        let scratch = |operator: &BbConv2d<'_>| vec![0xA5A5_A5A5; operator.scratch_words()];
         let (mut of_canonical, mut of_vertical) = (scratch(&canonical), scratch(&vertical));
         let expected = variants_agree!(canonical.output().words(), output,
             "reference" => |out: &mut Vec<u32>| canonical.reference(&image, out),
             "reference, by output channel" => |out: &mut Vec<u32>| vertical.reference(&image, out),
-            "carry-save" => |out: &mut Vec<u32>| canonical.optimized(&image, out, &mut of_canonical.0, &mut of_canonical.1),
-            "vertical" => |out: &mut Vec<u32>| vertical.optimized(&image, out, &mut of_vertical.0, &mut of_vertical.1),
+            "carry-save" => |out: &mut Vec<u32>| canonical.optimized(&image, out, &mut of_canonical),
+            "vertical" => |out: &mut Vec<u32>| vertical.optimized(&image, out, &mut of_vertical),
         );
         blocks_agree(Layer::BbConv2d(&canonical), &bytes_of(&image), &expected)?;
         blocks_agree(Layer::BbConv2d(&vertical), &bytes_of(&image), &expected)?;
@@ -253,7 +252,7 @@ proptest! {
         let spread = geometry.products().isqrt() as u32 * (255 * mul as u32 + add.unsigned_abs());
         let Some(tail) = OwnedTail::random(&mut rng, &geometry, pool, spread) else { return Ok(()) };
         let weights = packed(&mut rng, output * window.taps(), input);
-        let mut masks = vec![0; output * Weights::byte_mask_words(&geometry)];
+        let mut masks = vec![0; output * byte_mask::filter_words(&geometry)];
         to_byte_mask(&geometry, &weights, &mut masks).unwrap();
         let sums = SumShape::new(window.kernel, input).map(|shape| {
             let mut words = vec![0; output * shape.filter_words()];
@@ -274,24 +273,21 @@ proptest! {
         canonical.check_contents().unwrap();
         masked.check_contents().unwrap();
         let image: Vec<u8> = (0..shape.elements()).map(|_| rng.next_u32() as u8).collect();
-        let mut bytes = vec![[0xA5; 4]; masked.window_words()];
         let mut scratch = vec![0xA5A5_A5A5; masked.scratch_words()];
-        let mut bytes2 = vec![[0xA5; 4]; canonical.window_words()];
         let mut scratch2 = vec![0xA5A5_A5A5; canonical.scratch_words()];
         let expected = variants_agree!(masked.output().words(), output,
             "reference" => |out: &mut Vec<u32>| canonical.reference(&image, out),
             "reference, byte masks" => |out: &mut Vec<u32>| masked.reference(&image, out),
-            "packed" => |out: &mut Vec<u32>| canonical.optimized(&image, out, &mut bytes2, &mut scratch2),
-            "byte masks" => |out: &mut Vec<u32>| masked.optimized(&image, out, &mut bytes, &mut scratch),
+            "packed" => |out: &mut Vec<u32>| canonical.optimized(&image, out, &mut scratch2),
+            "byte masks" => |out: &mut Vec<u32>| masked.optimized(&image, out, &mut scratch),
         );
         if let Some(words) = &sums {
             let summed = build(Weights::PixelSums(words));
             summed.check_contents().unwrap();
-            let mut line = vec![[0xA5; 4]; summed.window_words()];
             let mut scratch = vec![0xA5A5_A5A5; summed.scratch_words()];
             let found = variants_agree!(summed.output().words(), output,
                 "reference, sums" => |out: &mut Vec<u32>| summed.reference(&image, out),
-                "sums" => |out: &mut Vec<u32>| summed.optimized(&image, out, &mut line, &mut scratch),
+                "sums" => |out: &mut Vec<u32>| summed.optimized(&image, out, &mut scratch),
             );
             prop_assert_eq!(&found, &expected, "sums");
             if !cfg!(miri) && adds.is_empty() {
@@ -339,26 +335,25 @@ proptest! {
         let (same, wide) = (of(&same), of(&wide));
         same.check_contents().unwrap();
         let image: Vec<u8> = (0..shape.elements()).map(|_| rng.next_u32() as u8).collect();
-        let mut bytes = vec![[0xA5; 4]; operator.window_words()];
         let mut scratch = vec![0xA5A5_A5A5; operator.scratch_words()];
-        let (mut bytes2, mut scratch2) = (bytes.clone(), vec![0xA5A5_A5A5; same.scratch_words()]);
+        let mut scratch2 = vec![0xA5A5_A5A5; same.scratch_words()];
         let expected = variants_agree!(operator.output().words(), output,
             "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
-            "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut bytes, &mut scratch),
+            "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut scratch),
             "reference, 16-bit weights" => |out: &mut Vec<u32>| same.reference(&image, out),
-            "16-bit weights" => |out: &mut Vec<u32>| same.optimized(&image, out, &mut bytes2, &mut scratch2),
+            "16-bit weights" => |out: &mut Vec<u32>| same.optimized(&image, out, &mut scratch2),
         );
         // The output over the image: as near as it may be, farther away, and nearer.
-        prop_assert_eq!(same.image_gap(), None);
+        prop_assert_eq!(same.input_gap(), None);
         let mut over_image = |gap: usize| {
             let mut memory = vec![0xDEAD_BEEF_u32; (gap + image.len()).div_ceil(4).max(expected.len())];
             for (at, &byte) in (gap..).zip(&image) {
                 memory[at / 4] = memory[at / 4] & !(0xFF << (8 * (at % 4))) | u32::from(byte) << (8 * (at % 4));
             }
-            let done = operator.optimized_over_image(&mut memory, gap, &mut bytes, &mut scratch);
+            let done = operator.optimized_over_input(&mut memory, gap, &mut scratch);
             done.map(|()| memory[..expected.len()].to_vec())
         };
-        if let Some(least) = operator.image_gap() {
+        if let Some(least) = operator.input_gap() {
             for gap in [least, least + 4, least + 100] {
                 prop_assert_eq!(over_image(gap).unwrap(), &expected[..], "gap {}", gap);
             }
@@ -375,7 +370,7 @@ proptest! {
         if wide.check_contents().is_ok() {
             variants_agree!(wide.output().words(), output,
                 "reference" => |out: &mut Vec<u32>| wide.reference(&image, out),
-                "optimized" => |out: &mut Vec<u32>| wide.optimized(&image, out, &mut bytes2, &mut scratch2),
+                "optimized" => |out: &mut Vec<u32>| wide.optimized(&image, out, &mut scratch2),
             );
         }
     }
@@ -450,7 +445,7 @@ proptest! {
         let image = packed(&mut rng, shape.pixels(), channels);
         let _ = variants_agree!(operator.output().words(), channels,
             "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
-            "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out),
+            "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut []),
         );
     }
 
@@ -468,7 +463,7 @@ proptest! {
         let image = packed(&mut rng, shape.pixels(), channels);
         let expected = variants_agree!(words_for(units), units,
             "reference" => |out: &mut Vec<u32>| operator.reference(&image, out),
-            "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out),
+            "optimized" => |out: &mut Vec<u32>| operator.optimized(&image, out, &mut []),
         );
         blocks_agree(Layer::BbFc(&operator), &bytes_of(&image), &expected)?;
     }
@@ -496,13 +491,13 @@ proptest! {
         ) -> Result<(), TestCaseError> {
             let mut outputs = [vec![T::default(); operator.units()], vec![T::default(); operator.units()]];
             operator.reference(image, &mut outputs[0]).unwrap();
-            operator.optimized(image, &mut outputs[1]).unwrap();
+            operator.optimized(image, &mut outputs[1], &mut []).unwrap();
             prop_assert_eq!(&outputs[0], &outputs[1]);
             let rewritten = Rewritten::new(Layer::BbqFc(operator));
             for simd in Simd::available() {
                 let mut lines = vec![Line([0xA5A5_A5A5; LANES]); rewritten.plan.output_len()];
                 rewritten.layer().accumulators(simd, &bytes_of(image), &mut lines).unwrap();
-                operator.requantize(&lines, &mut outputs[1]).unwrap();
+                BlockLayer::requantize(operator, &lines, &mut outputs[1]).unwrap();
                 prop_assert_eq!(&outputs[0], &outputs[1], "{} differs from the reference", simd.name());
             }
             Ok(())
@@ -534,7 +529,7 @@ proptest! {
         ) -> Result<(), TestCaseError> {
             let mut outputs = [vec![T::default(); operator.units()], vec![T::default(); operator.units()]];
             operator.reference(image, &mut outputs[0]).unwrap();
-            operator.optimized(image, &mut outputs[1]).unwrap();
+            operator.optimized(image, &mut outputs[1], &mut []).unwrap();
             prop_assert_eq!(&outputs[0], &outputs[1]);
             Ok(())
         }

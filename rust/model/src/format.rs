@@ -7,9 +7,9 @@ operator does not use are 0 (or [`NONE`] for a tensor index).
 
 use bytemuck::{Pod, Zeroable};
 use cbin_nn_kernels::bits::words_for;
-use cbin_nn_kernels::lanes::LaneShape;
-use cbin_nn_kernels::pixel_sums::SumShape;
-use cbin_nn_kernels::rule::Grid;
+use cbin_nn_kernels::epilogue::Grid;
+use cbin_nn_kernels::layouts::by_output_channel::GroupShape;
+use cbin_nn_kernels::layouts::pixel_sums::SumShape;
 use cbin_nn_kernels::shape::{MAX_DIMENSION, MAX_ELEMENTS, Window};
 
 /// First four bytes of every file.
@@ -315,11 +315,27 @@ codes! {
         Canonical = 0 "canonical",
         /// Bits as bytes 0xFF (+1) and 0x00 (-1), each filter padded with 0x00 to whole words.
         ByteMask = 1 "byte-mask",
-        /// Bits by output channel, 32 of them to a word: `cbin_nn_kernels::lanes`.
-        Lanes = 2 "lanes",
-        /// Bits as lists of signed sums of pixels: `cbin_nn_kernels::pixel_sums`.
+        /// Bits by output channel, 32 of them to a word: `cbin_nn_kernels::layouts::by_output_channel`.
+        ByOutputChannel = 2 "by-output-channel",
+        /// Bits as lists of signed sums of pixels: `cbin_nn_kernels::layouts::pixel_sums`.
         PixelSums = 3 "pixel-sums",
     }
+}
+
+/// Slots of [`OperatorRecord::constants`] for convolutions and `bbfc`.
+#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
+pub(crate) mod slot {
+    pub(crate) const WEIGHTS: usize = 0;
+    /// Rules are three slots: lo, hi, flip.
+    pub(crate) const LO: usize = 1;
+    pub(crate) const VETO_LO: usize = 4;
+    pub(crate) const INVERT: usize = 7;
+    /// `bmaxpool2d`.
+    pub(crate) const USE_AND: usize = 0;
+    /// `bbqfc` and `bqqfc`.
+    pub(crate) const MUL: usize = 1;
+    pub(crate) const ADD: usize = 2;
+    pub(crate) const KNEE: usize = 3;
 }
 
 /// [`Grid`] of a record's field.
@@ -352,12 +368,12 @@ pub fn storage_bytes(dtype: DType, layout: Layout, shape: [u32; 4]) -> Option<us
         (DType::Bits, Layout::Canonical) => [n, h, w, 4 * words_for(c as usize) as u64],
         // Below 2^48.
         (DType::Bits, Layout::ByteMask) => [n, (h * w * c).div_ceil(4), 4, 1],
-        (DType::Bits, Layout::Lanes) => [LaneShape::checked_words(shape)?, 4, 1, 1],
+        (DType::Bits, Layout::ByOutputChannel) => [GroupShape::checked_words(shape)?, 4, 1, 1],
         (DType::Bits, Layout::PixelSums) => {
             let [_, height, width, channels] = shape.map(|d| d as usize);
             [n, SumShape::new([height, width], channels)?.filter_words() as u64, 4, 1]
         }
-        (_, Layout::ByteMask | Layout::Lanes | Layout::PixelSums) => return None,
+        (_, Layout::ByteMask | Layout::ByOutputChannel | Layout::PixelSums) => return None,
         (_, Layout::Canonical) => {
             let size = match dtype {
                 DType::U8 | DType::I8 => 1,

@@ -2,7 +2,7 @@
 A model at the full speed of the host: its layers rewritten for vector instructions.
 
 The walk is the board's. What differs is how an operator runs: where the kernels have a layout for sixteen output
-channels side by side ([`blocks`](cbin_nn_kernels::blocks)), its weights are rewritten when the model is loaded, in
+channels side by side ([`blocks`](cbin_nn_kernels::host::blocks)), its weights are rewritten when the model is loaded, in
 memory alone, and the operator runs on them; any other operator runs as it does on a board. The bytes are the
 same either way, which `tests/host.rs` checks for every set of instructions.
 */
@@ -10,7 +10,7 @@ same either way, which `tests/host.rs` checks for every set of instructions.
 use std::fmt;
 use std::sync::OnceLock;
 
-use cbin_nn_kernels::blocks::{BlockLayer, BlockPlan, Layer, Line};
+use cbin_nn_kernels::host::blocks::{BlockLayer, BlockPlan, Layer, Line};
 use cbin_nn_kernels::simd::Simd;
 
 use crate::format::DType;
@@ -189,14 +189,14 @@ impl<'m> HostModel<'m> {
             };
             let Io { input, output, dtype, .. } = io;
             let HostLayer { plan, lines, words } = layer;
-            let lanes = BlockLayer::new(plan, lines, words).ok()?;
+            let layer = BlockLayer::new(plan, lines, words).ok()?;
             if plan.has_rules() {
                 let output = elements(output)?;
                 let plane = plane.get_mut(..plan.plane_bytes())?;
-                return lanes.run(simd, input, output, plane).ok();
+                return layer.run(simd, input, output, plane).ok();
             }
             let accumulators = accumulators.get_mut(..plan.output_len())?;
-            lanes.accumulators(simd, input, accumulators).ok()?;
+            layer.accumulators(simd, input, accumulators).ok()?;
             requantize(operator, accumulators, output, dtype)
         })
     }
@@ -220,9 +220,9 @@ fn block_layer<'o, 'a>(operator: &'o Operator<'a>) -> Option<Layer<'o, 'a>> {
 fn requantize(operator: &Operator<'_>, lines: &[Line], output: &mut [u8], dtype: DType) -> Option<()> {
     let Operator::BbqFc(operator) = operator else { return None };
     match dtype {
-        DType::I8 => operator.requantize::<i8>(lines, elements(output)?).ok(),
-        DType::I16 => operator.requantize::<i16>(lines, elements(output)?).ok(),
-        DType::I32 => operator.requantize::<i32>(lines, elements(output)?).ok(),
+        DType::I8 => BlockLayer::requantize::<i8>(operator, lines, elements(output)?).ok(),
+        DType::I16 => BlockLayer::requantize::<i16>(operator, lines, elements(output)?).ok(),
+        DType::I32 => BlockLayer::requantize::<i32>(operator, lines, elements(output)?).ok(),
         _ => None,
     }
 }

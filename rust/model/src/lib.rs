@@ -9,7 +9,7 @@ by construction.
   After it, no accessor panics and no run leaves its slices. `docs/format.md` gives the format on one page.
 - [`Model::run`] walks the operators in order. An [`Observer`] sees each one begin and end: the board
   counts instructions there, the host reads intermediate tensors.
-- `writer` (feature `alloc`) builds files; `plan` places tensors in the arena by lifetime.
+- `writer` (feature `alloc`) builds files, with weights laid out as suits boards best; `plan` places tensors in the arena by lifetime.
 - `host` (feature `std`) rewrites a model's layers for the vector instructions of the CPU; `batch` runs many images
   with them, on all cores.
 
@@ -31,10 +31,13 @@ compile_error!("a .cbn file is executed in place and holds little-endian words")
 pub mod aligned;
 #[cfg(feature = "std")]
 pub mod batch;
+mod check;
 mod error;
 pub mod format;
 #[cfg(feature = "std")]
 pub mod host;
+#[cfg(feature = "alloc")]
+mod layouts;
 // Each family has imports, macros and parts of the parser of its own.
 #[cfg_attr(not(feature = "all-operators"), allow(unused_imports, unused_macros, dead_code))]
 pub mod operator;

@@ -1,43 +1,30 @@
 //! From an operator record to a kernel: which constants an operator takes, and how it runs.
 
-use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding};
-use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
-use cbin_nn_kernels::bbfc::{BbFc, Dense};
-use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
-use cbin_nn_kernels::bbqfc::{BbqFc, Requantization};
-use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
-use cbin_nn_kernels::bqqfc::BqqFc;
-use cbin_nn_kernels::qbconv2d::{self, Affine, QbConv2d};
-use cbin_nn_kernels::qqconv2d::{self, QqConv2d};
-use cbin_nn_kernels::rule::{Grid, Pool, Rules};
-use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Sliding};
-use cbin_nn_kernels::{ArgumentError, ConvLayer};
+use bytemuck::Pod;
+use cbin_nn_kernels::epilogue::{Grid, Pool, Requantization, Rules};
+use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d};
+use cbin_nn_kernels::operators::bbdepthwiseconv2d::BbDepthwiseConv2d;
+use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::operators::bbpointwiseconv2d::BbPointwiseConv2d;
+use cbin_nn_kernels::operators::bbqfc::BbqFc;
+use cbin_nn_kernels::operators::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::operators::bqqfc::BqqFc;
+use cbin_nn_kernels::operators::qbconv2d::{self, Affine, QbConv2d};
+use cbin_nn_kernels::operators::qqconv2d::{self, QqConv2d};
+use cbin_nn_kernels::shape::{Conv2dGeometry, Padding, Shape, Sliding};
+use cbin_nn_kernels::{ArgumentError, ConvLayer, Kernel, Run};
 
 use crate::format::{
     CONSTANTS, DType, FLAG_ONE_PADDING, Kind, Layout, NONE, OperatorRecord, Place, TensorRecord,
-    WindowRecord, grid_from_code,
+    WindowRecord, grid_from_code, slot,
 };
 use crate::{FormatError, Model};
 
-/// Slots of [`OperatorRecord::constants`] for convolutions and `bbfc`.
-pub(crate) mod slot {
-    pub(crate) const WEIGHTS: usize = 0;
-    /// Rules are three slots: lo, hi, flip.
-    pub(crate) const LO: usize = 1;
-    pub(crate) const VETO_LO: usize = 4;
-    pub(crate) const INVERT: usize = 7;
-    /// `bmaxpool2d`.
-    pub(crate) const USE_AND: usize = 0;
-    /// `bbqfc` and `bqqfc`.
-    pub(crate) const MUL: usize = 1;
-    pub(crate) const ADD: usize = 2;
-    pub(crate) const KNEE: usize = 3;
-}
-
 /// The families that a build has, each with the Cargo feature that brings it: an image trimmed to a model leaves the
-/// others out. All that differs between families is in [`Family`]; whatever lists them is made here.
+/// others out. What they write stands behind them: element types, and the kernel's own for each. What differs beyond that is
+/// in [`Parse`]; whatever lists them is made here.
 macro_rules! families {
-    ($($feature:literal $(#[$doc:meta])* $kind:ident),+ $(,)?) => {
+    ($($feature:literal $(#[$doc:meta])* $kind:ident -> [$($dtype:ident $element:ty),+]),+ $(,)?) => {
         /// One operator of a model, ready to run.
         #[derive(Debug, Clone, Copy)]
         #[non_exhaustive]
@@ -70,6 +57,27 @@ macro_rules! families {
             }
         })+
 
+        $(#[cfg(feature = $feature)]
+        impl Family for $kind<'_> {
+            fn writes(dtype: DType) -> bool {
+                matches!(dtype, $(DType::$dtype)|+)
+            }
+
+            fn run(&self, io: Io<'_>) -> Option<()> {
+                match io.dtype {
+                    $(DType::$dtype => optimized::<$element, Self>(self, io),)+
+                    _ => None,
+                }
+            }
+
+            fn run_reference(&self, io: Io<'_>) -> Option<()> {
+                match io.dtype {
+                    $(DType::$dtype => reference::<$element, Self>(self, io),)+
+                    _ => None,
+                }
+            }
+        })+
+
         impl Operator<'_> {
             /// The family.
             pub fn kind(&self) -> Kind {
@@ -81,23 +89,23 @@ macro_rules! families {
 
 families! {
     "qbconv2d" /// 8-bit input, 1-bit weights.
-    QbConv2d,
+    QbConv2d -> [Bits u32],
     "qqconv2d" /// 8-bit input, 8-bit weights.
-    QqConv2d,
+    QqConv2d -> [Bits u32],
     "bbconv2d" /// Packed input, 1-bit weights.
-    BbConv2d,
+    BbConv2d -> [Bits u32],
     "bbpointwiseconv2d" /// Packed input, 1-bit weights, 1 x 1 kernel.
-    BbPointwiseConv2d,
+    BbPointwiseConv2d -> [Bits u32],
     "bbdepthwiseconv2d" /// Packed input, 1-bit weights, one filter a channel.
-    BbDepthwiseConv2d,
+    BbDepthwiseConv2d -> [Bits u32],
     "bmaxpool2d" /// Max-pool of packed bits.
-    BMaxPool2d,
+    BMaxPool2d -> [Bits u32],
     "bbfc" /// Fully connected to packed bits.
-    BbFc,
+    BbFc -> [Bits u32],
     "bbqfc" /// Fully connected to integers.
-    BbqFc,
+    BbqFc -> [I8 i8, I16 i16, I32 i32],
     "bqqfc" /// Fully connected to integers, 8-bit weights.
-    BqqFc,
+    BqqFc -> [I8 i8, I16 i16, I32 i32],
 }
 
 /// The bytes that an operator runs on, and its scratch.
@@ -111,45 +119,10 @@ pub(crate) struct Io<'t> {
     pub(crate) scratch: &'t mut [u32],
 }
 
-/// What a model needs of a family of operators.
-pub(crate) trait Family<'a>: Sized {
-    /// The operator of a record.
-    fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError>;
-
-    /// Shape of the output.
-    fn output(&self) -> &Shape;
-
-    /// Multiply-accumulates, counting taps in the padding.
-    fn macs(&self) -> u64;
-
-    /// Whether a max-pool is fused into the operator.
-    fn has_fused_pool(&self) -> bool {
-        false
-    }
-
-    /// Bytes of scratch.
-    fn scratch_bytes(&self) -> usize {
-        0
-    }
-
-    /// Bytes that the input must begin behind the output where the output may overwrite it; `None` where it may not.
-    fn image_gap(&self) -> Option<usize> {
-        None
-    }
-
-    /// As `image_gap`, as many as cost few instructions more.
-    #[cfg(feature = "alloc")]
-    fn preferred_image_gap(&self) -> Option<usize> {
-        self.image_gap()
-    }
-
+/// What a model needs of a family of operators beside its kernel.
+trait Family: Kernel {
     /// Whether the operator writes elements of `dtype`.
-    fn writes(&self, dtype: DType) -> bool {
-        dtype == DType::Bits
-    }
-
-    /// Scans weights and rules for what lengths don't tell.
-    fn check_contents(&self) -> Result<(), ArgumentError>;
+    fn writes(dtype: DType) -> bool;
 
     /// Runs the optimized kernel. `None` where a slice is not aligned or has the wrong length.
     fn run(&self, io: Io<'_>) -> Option<()>;
@@ -158,9 +131,35 @@ pub(crate) trait Family<'a>: Sized {
     fn run_reference(&self, io: Io<'_>) -> Option<()>;
 }
 
+/// How the operator of a record is read.
+trait Parse<'a>: Sized {
+    fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError>;
+}
+
+impl<'a> Model<'a> {
+    /// Operator `index`, ready to run.
+    ///
+    /// # Errors
+    /// [`FormatError`]; of a checked model only for an index that does not exist.
+    pub fn operator(&self, index: usize) -> Result<Operator<'a>, FormatError> {
+        if index >= self.operators.len() {
+            return Err(FormatError::Operator { index, field: "index" });
+        }
+        Operator::from_record(self, index)
+    }
+
+    /// Multiply-accumulates of one image, counting taps in the padding.
+    pub fn macs(&self) -> u64 {
+        (0..self.operators.len())
+            .filter_map(|index| self.operator(index).ok())
+            .map(|operator| operator.macs())
+            .sum()
+    }
+}
+
 impl<'a> Operator<'a> {
     pub(crate) fn from_record(model: &Model<'a>, index: usize) -> Result<Self, FormatError> {
-        fn parse<'a, T: Family<'a> + Into<Operator<'a>>>(
+        fn parse<'a, T: Parse<'a> + Into<Operator<'a>>>(
             parser: &Parser<'_, 'a>,
         ) -> Result<Operator<'a>, FormatError> {
             T::parse(parser).map(Into::into)
@@ -171,42 +170,42 @@ impl<'a> Operator<'a> {
     }
 
     /// Shape of the output.
-    pub fn output(&self) -> &Shape {
-        each!(self, operator => Family::output(operator))
+    pub fn output(&self) -> Shape {
+        each!(self, operator => operator.output())
     }
 
     /// Multiply-accumulates, counting taps in the padding.
     pub fn macs(&self) -> u64 {
-        each!(self, operator => Family::macs(operator))
+        each!(self, operator => operator.macs())
     }
 
     /// Whether a max-pool is fused into the operator.
     pub fn has_fused_pool(&self) -> bool {
-        each!(self, operator => Family::has_fused_pool(operator))
+        each!(self, operator => operator.has_pool())
     }
 
     /// Bytes of scratch.
     pub fn scratch_bytes(&self) -> usize {
-        each!(self, operator => Family::scratch_bytes(operator))
+        each!(self, operator => 4 * operator.scratch_words())
     }
 
     /// Bytes that the input had better begin behind the output where the output may overwrite it.
     #[cfg(feature = "alloc")]
-    pub(crate) fn preferred_image_gap(&self) -> Option<usize> {
-        each!(self, operator => Family::preferred_image_gap(operator))
+    pub(crate) fn preferred_input_gap(&self) -> Option<usize> {
+        each!(self, operator => operator.preferred_input_gap())
     }
 
     /// Scans weights and rules for what lengths don't tell.
     #[cfg(feature = "alloc")]
     pub(crate) fn check_contents(&self) -> Result<(), ArgumentError> {
-        each!(self, operator => Family::check_contents(operator))
+        each!(self, operator => operator.check_contents())
     }
 
     /// Runs the optimized kernel on bytes that are aligned to their element types.
     /// `None` where a slice is not aligned or has the wrong length.
     #[cfg(feature = "std")]
     pub(crate) fn run(&self, io: Io<'_>) -> Option<()> {
-        each!(self, operator => Family::run(operator, io))
+        each!(self, operator => operator.run(io))
     }
 }
 
@@ -215,20 +214,22 @@ pub(crate) struct Checked {
     pub(crate) output: Shape,
     pub(crate) writes: bool,
     pub(crate) scratch_bytes: usize,
-    pub(crate) image_gap: Option<usize>,
+    pub(crate) input_gap: Option<usize>,
 }
 
 /// Checks operator `index` by itself: its record, its parameters, and what they contain. `dtype` is its output's.
 pub(crate) fn check(model: &Model<'_>, index: usize, dtype: DType) -> Result<Checked, FormatError> {
     #[inline(never)]
-    fn check<'a, T: Family<'a>>((parser, dtype): (&Parser<'_, 'a>, DType)) -> Result<Checked, FormatError> {
+    fn check<'a, T: Parse<'a> + Family>(
+        (parser, dtype): (&Parser<'_, 'a>, DType),
+    ) -> Result<Checked, FormatError> {
         let operator = T::parse(parser)?;
         operator.check_contents().map_err(|error| parser.argument(error))?;
         Ok(Checked {
-            output: *operator.output(),
-            writes: operator.writes(dtype),
-            scratch_bytes: operator.scratch_bytes(),
-            image_gap: operator.image_gap(),
+            output: operator.output(),
+            writes: T::writes(dtype),
+            scratch_bytes: 4 * operator.scratch_words(),
+            input_gap: operator.input_gap(),
         })
     }
     let parser = Parser::new(model, index);
@@ -240,7 +241,7 @@ pub(crate) fn check(model: &Model<'_>, index: usize, dtype: DType) -> Result<Che
 /// what runs it are functions of their own.
 pub(crate) fn run(model: &Model<'_>, index: usize, io: Io<'_>) -> Option<()> {
     #[inline(never)]
-    fn run<'a, T: Family<'a>>((parser, io): (&Parser<'_, 'a>, Io<'_>)) -> Option<()> {
+    fn run<'a, T: Parse<'a> + Family>((parser, io): (&Parser<'_, 'a>, Io<'_>)) -> Option<()> {
         match &T::parse(parser) {
             Ok(operator) => operator.run(io),
             Err(_) => None,
@@ -252,33 +253,37 @@ pub(crate) fn run(model: &Model<'_>, index: usize, io: Io<'_>) -> Option<()> {
 
 /// As [`run`], with the naive reference.
 pub(crate) fn run_reference(model: &Model<'_>, index: usize, io: Io<'_>) -> Option<()> {
-    fn run<'a, T: Family<'a>>((parser, io): (&Parser<'_, 'a>, Io<'_>)) -> Option<()> {
+    fn run<'a, T: Parse<'a> + Family>((parser, io): (&Parser<'_, 'a>, Io<'_>)) -> Option<()> {
         T::parse(parser).ok()?.run_reference(io)
     }
     let parser = Parser::new(model, index);
     of_kind!(parser.kind().ok()?, run((&parser, io)), None)
 }
 
-/// The words of packed activations.
-fn words(bytes: &[u8]) -> Option<&[u32]> {
-    bytemuck::try_cast_slice(bytes).ok()
+/// The optimized kernel on elements `T`, and with the image in the output's memory where `io` says so.
+#[inline(never)]
+fn optimized<T: Pod, K: Run<T>>(kernel: &K, io: Io<'_>) -> Option<()>
+where
+    K::Input: Pod,
+{
+    let scratch = io.scratch.get_mut(..kernel.scratch_words())?;
+    let output = elements(io.output)?;
+    match io.image_gap {
+        Some(gap) => kernel.optimized_over_input(output, gap, scratch).ok(),
+        None => kernel.optimized(bytemuck::try_cast_slice(io.input).ok()?, output, scratch).ok(),
+    }
 }
 
-/// `$operator.$run` for the type of integers that `$io` asks for.
-#[cfg(any(feature = "bbqfc", feature = "bqqfc"))]
-macro_rules! by_dtype {
-    ($io:ident, $operator:ident.$run:ident($input:expr, $output:expr)) => {
-        match $io.dtype {
-            DType::I8 => $operator.$run::<i8>($input, $output).ok(),
-            DType::I16 => $operator.$run::<i16>($input, $output).ok(),
-            DType::I32 => $operator.$run::<i32>($input, $output).ok(),
-            _ => None,
-        }
-    };
+/// As [`optimized`], by the naive reference.
+fn reference<T: Pod, K: Run<T>>(kernel: &K, io: Io<'_>) -> Option<()>
+where
+    K::Input: Pod,
+{
+    kernel.reference(bytemuck::try_cast_slice(io.input).ok()?, elements(io.output)?).ok()
 }
 
 #[cfg(feature = "qbconv2d")]
-impl<'a> Family<'a> for QbConv2d<'a> {
+impl<'a> Parse<'a> for QbConv2d<'a> {
     #[inline(never)]
     fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
         let layer = parser.layer(DType::U8);
@@ -289,59 +294,16 @@ impl<'a> Family<'a> for QbConv2d<'a> {
             Layout::ByteMask if cfg!(feature = "qbconv2d-byte-mask") => qbconv2d::Weights::ByteMask(words),
             Layout::PixelSums if cfg!(feature = "qbconv2d-pixel-sums") => qbconv2d::Weights::PixelSums(words),
             Layout::Canonical if cfg!(feature = "qbconv2d-canonical") => qbconv2d::Weights::Packed(words),
-            Layout::Lanes => return Err(parser.wrong("weights")),
+            Layout::ByOutputChannel => return Err(parser.wrong("weights")),
             _ => return Err(parser.absent()),
         };
         let adds = parser.channel_adds(layer.geometry().input().channels())?;
         QbConv2d::on_layer(layer, parser.affine(), adds, weights).map_err(|error| parser.argument(error))
     }
-
-    fn output(&self) -> &Shape {
-        Self::output(self)
-    }
-
-    fn macs(&self) -> u64 {
-        Self::macs(self)
-    }
-
-    fn has_fused_pool(&self) -> bool {
-        self.has_pool()
-    }
-
-    fn scratch_bytes(&self) -> usize {
-        4 * (self.window_words() + self.scratch_words())
-    }
-
-    fn image_gap(&self) -> Option<usize> {
-        Self::image_gap(self)
-    }
-
-    #[cfg(feature = "alloc")]
-    fn preferred_image_gap(&self) -> Option<usize> {
-        Self::preferred_image_gap(self)
-    }
-
-    fn check_contents(&self) -> Result<(), ArgumentError> {
-        Self::check_contents(self)
-    }
-
-    #[inline(never)]
-    fn run(&self, io: Io<'_>) -> Option<()> {
-        let (window, rest) = parted(io.scratch, self.window_words(), self.scratch_words())?;
-        let output = elements(io.output)?;
-        match io.image_gap {
-            Some(gap) => self.optimized_over_image(output, gap, window, rest).ok(),
-            None => self.optimized(io.input, output, window, rest).ok(),
-        }
-    }
-
-    fn run_reference(&self, io: Io<'_>) -> Option<()> {
-        self.reference(io.input, elements(io.output)?).ok()
-    }
 }
 
 #[cfg(feature = "qqconv2d")]
-impl<'a> Family<'a> for QqConv2d<'a> {
+impl<'a> Parse<'a> for QqConv2d<'a> {
     #[inline(never)]
     fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
         let layer = parser.layer(DType::U8);
@@ -355,48 +317,10 @@ impl<'a> Family<'a> for QqConv2d<'a> {
         };
         QqConv2d::on_layer(layer, parser.affine(), adds, weights).map_err(|error| parser.argument(error))
     }
-
-    fn output(&self) -> &Shape {
-        Self::output(self)
-    }
-
-    fn macs(&self) -> u64 {
-        Self::macs(self)
-    }
-
-    fn has_fused_pool(&self) -> bool {
-        self.has_pool()
-    }
-
-    fn scratch_bytes(&self) -> usize {
-        4 * (self.window_words() + self.scratch_words())
-    }
-
-    fn check_contents(&self) -> Result<(), ArgumentError> {
-        Self::check_contents(self)
-    }
-
-    fn image_gap(&self) -> Option<usize> {
-        Self::image_gap(self)
-    }
-
-    #[inline(never)]
-    fn run(&self, io: Io<'_>) -> Option<()> {
-        let (window, rest) = parted(io.scratch, self.window_words(), self.scratch_words())?;
-        let output = elements(io.output)?;
-        match io.image_gap {
-            Some(gap) => self.optimized_over_image(output, gap, window, rest).ok(),
-            None => self.optimized(io.input, output, window, rest).ok(),
-        }
-    }
-
-    fn run_reference(&self, io: Io<'_>) -> Option<()> {
-        self.reference(io.input, elements(io.output)?).ok()
-    }
 }
 
 #[cfg(feature = "bbconv2d")]
-impl<'a> Family<'a> for BbConv2d<'a> {
+impl<'a> Parse<'a> for BbConv2d<'a> {
     #[inline(never)]
     fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
         let layer = parser.layer(DType::Bits);
@@ -404,49 +328,19 @@ impl<'a> Family<'a> for BbConv2d<'a> {
         let weights = parser.constant(slot::WEIGHTS, "weights")?;
         let words = parser.elements(weights, DType::Bits, "weights")?;
         let weights = match weights.layout() {
-            Layout::Lanes if cfg!(feature = "bbconv2d-lanes") => bbconv2d::Weights::Lanes(words),
+            Layout::ByOutputChannel if cfg!(feature = "bbconv2d-by-output-channel") => {
+                bbconv2d::Weights::ByOutputChannel(words)
+            }
             Layout::Canonical if cfg!(feature = "bbconv2d-canonical") => bbconv2d::Weights::Packed(words),
             Layout::ByteMask | Layout::PixelSums => return Err(parser.wrong("weights")),
             _ => return Err(parser.absent()),
         };
         BbConv2d::on_layer(layer, parser.padding(), weights).map_err(|error| parser.argument(error))
     }
-
-    fn output(&self) -> &Shape {
-        Self::output(self)
-    }
-
-    fn macs(&self) -> u64 {
-        Self::macs(self)
-    }
-
-    fn has_fused_pool(&self) -> bool {
-        self.has_pool()
-    }
-
-    fn scratch_bytes(&self) -> usize {
-        let (scratch, list) = self.working_words();
-        4 * (list + scratch)
-    }
-
-    fn check_contents(&self) -> Result<(), ArgumentError> {
-        Self::check_contents(self)
-    }
-
-    #[inline(never)]
-    fn run(&self, io: Io<'_>) -> Option<()> {
-        let (scratch, list) = self.working_words();
-        let (window, rest) = parted(io.scratch, list, scratch)?;
-        self.optimized(words(io.input)?, elements(io.output)?, window, rest).ok()
-    }
-
-    fn run_reference(&self, io: Io<'_>) -> Option<()> {
-        self.reference(words(io.input)?, elements(io.output)?).ok()
-    }
 }
 
 #[cfg(feature = "bbpointwiseconv2d")]
-impl<'a> Family<'a> for BbPointwiseConv2d<'a> {
+impl<'a> Parse<'a> for BbPointwiseConv2d<'a> {
     #[inline(never)]
     fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
         let layer = parser.layer(DType::Bits);
@@ -455,40 +349,10 @@ impl<'a> Family<'a> for BbPointwiseConv2d<'a> {
         let words = parser.canonical(weights, DType::Bits, "weights")?;
         BbPointwiseConv2d::on_layer(layer, words).map_err(|error| parser.argument(error))
     }
-
-    fn output(&self) -> &Shape {
-        Self::output(self)
-    }
-
-    fn macs(&self) -> u64 {
-        Self::macs(self)
-    }
-
-    fn has_fused_pool(&self) -> bool {
-        self.has_pool()
-    }
-
-    fn scratch_bytes(&self) -> usize {
-        4 * self.scratch_words()
-    }
-
-    fn check_contents(&self) -> Result<(), ArgumentError> {
-        Self::check_contents(self)
-    }
-
-    #[inline(never)]
-    fn run(&self, io: Io<'_>) -> Option<()> {
-        let scratch = io.scratch.get_mut(..self.scratch_words())?;
-        self.optimized(words(io.input)?, elements(io.output)?, scratch).ok()
-    }
-
-    fn run_reference(&self, io: Io<'_>) -> Option<()> {
-        self.reference(words(io.input)?, elements(io.output)?).ok()
-    }
 }
 
 #[cfg(feature = "bbdepthwiseconv2d")]
-impl<'a> Family<'a> for BbDepthwiseConv2d<'a> {
+impl<'a> Parse<'a> for BbDepthwiseConv2d<'a> {
     #[inline(never)]
     fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
         let layer = parser.layer(DType::Bits);
@@ -497,134 +361,40 @@ impl<'a> Family<'a> for BbDepthwiseConv2d<'a> {
         let words = parser.canonical(weights, DType::Bits, "weights")?;
         BbDepthwiseConv2d::on_layer(layer, parser.padding(), words).map_err(|error| parser.argument(error))
     }
-
-    fn output(&self) -> &Shape {
-        Self::output(self)
-    }
-
-    fn macs(&self) -> u64 {
-        Self::macs(self)
-    }
-
-    fn has_fused_pool(&self) -> bool {
-        self.has_pool()
-    }
-
-    fn scratch_bytes(&self) -> usize {
-        4 * self.scratch_words()
-    }
-
-    fn check_contents(&self) -> Result<(), ArgumentError> {
-        Self::check_contents(self)
-    }
-
-    #[inline(never)]
-    fn run(&self, io: Io<'_>) -> Option<()> {
-        let scratch = io.scratch.get_mut(..self.scratch_words())?;
-        self.optimized(words(io.input)?, elements(io.output)?, scratch).ok()
-    }
-
-    fn run_reference(&self, io: Io<'_>) -> Option<()> {
-        self.reference(words(io.input)?, elements(io.output)?).ok()
-    }
 }
 
 #[cfg(feature = "bmaxpool2d")]
-impl<'a> Family<'a> for BMaxPool2d<'a> {
+impl<'a> Parse<'a> for BMaxPool2d<'a> {
     #[inline(never)]
     fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
         let input = parser.input(DType::Bits)?;
         let use_and = parser.pixel_bits(slot::USE_AND, "use_and", input.channels())?;
         BMaxPool2d::new(input, parser.record.window.into(), use_and).map_err(|error| parser.argument(error))
     }
-
-    fn output(&self) -> &Shape {
-        Self::output(self)
-    }
-
-    fn macs(&self) -> u64 {
-        0
-    }
-
-    fn check_contents(&self) -> Result<(), ArgumentError> {
-        Self::check_contents(self)
-    }
-
-    fn run(&self, io: Io<'_>) -> Option<()> {
-        self.optimized(words(io.input)?, elements(io.output)?).ok()
-    }
-
-    fn run_reference(&self, io: Io<'_>) -> Option<()> {
-        self.reference(words(io.input)?, elements(io.output)?).ok()
-    }
 }
 
 #[cfg(feature = "bbfc")]
-impl<'a> Family<'a> for BbFc<'a> {
+impl<'a> Parse<'a> for BbFc<'a> {
     #[inline(never)]
     fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
         let dense = parser.dense(parser.input(DType::Bits)?)?;
         let rules = parser.rules(slot::LO, 0, dense.output(), dense.output())?;
         BbFc::new(dense, rules).map_err(|error| parser.argument(error))
     }
-
-    fn output(&self) -> &Shape {
-        Self::output(self)
-    }
-
-    fn macs(&self) -> u64 {
-        Self::macs(self)
-    }
-
-    fn check_contents(&self) -> Result<(), ArgumentError> {
-        Self::check_contents(self)
-    }
-
-    fn run(&self, io: Io<'_>) -> Option<()> {
-        self.optimized(words(io.input)?, elements(io.output)?).ok()
-    }
-
-    fn run_reference(&self, io: Io<'_>) -> Option<()> {
-        self.reference(words(io.input)?, elements(io.output)?).ok()
-    }
 }
 
 #[cfg(feature = "bbqfc")]
-impl<'a> Family<'a> for BbqFc<'a> {
+impl<'a> Parse<'a> for BbqFc<'a> {
     #[inline(never)]
     fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
         let dense = parser.dense(parser.input(DType::Bits)?)?;
         let requantization = parser.requantization(dense.units())?;
         BbqFc::new(dense, requantization).map_err(|error| parser.argument(error))
     }
-
-    fn output(&self) -> &Shape {
-        Self::output(self)
-    }
-
-    fn macs(&self) -> u64 {
-        Self::macs(self)
-    }
-
-    fn writes(&self, dtype: DType) -> bool {
-        matches!(dtype, DType::I8 | DType::I16 | DType::I32)
-    }
-
-    fn check_contents(&self) -> Result<(), ArgumentError> {
-        Self::check_contents(self)
-    }
-
-    fn run(&self, io: Io<'_>) -> Option<()> {
-        by_dtype!(io, self.optimized(words(io.input)?, elements(io.output)?))
-    }
-
-    fn run_reference(&self, io: Io<'_>) -> Option<()> {
-        by_dtype!(io, self.reference(words(io.input)?, elements(io.output)?))
-    }
 }
 
 #[cfg(feature = "bqqfc")]
-impl<'a> Family<'a> for BqqFc<'a> {
+impl<'a> Parse<'a> for BqqFc<'a> {
     #[inline(never)]
     fn parse(parser: &Parser<'_, 'a>) -> Result<Self, FormatError> {
         let input = parser.input(DType::Bits)?;
@@ -633,41 +403,11 @@ impl<'a> Family<'a> for BqqFc<'a> {
         let requantization = parser.requantization(units)?;
         BqqFc::new(input, units, weights, requantization).map_err(|error| parser.argument(error))
     }
-
-    fn output(&self) -> &Shape {
-        Self::output(self)
-    }
-
-    fn macs(&self) -> u64 {
-        Self::macs(self)
-    }
-
-    fn writes(&self, dtype: DType) -> bool {
-        matches!(dtype, DType::I8 | DType::I16 | DType::I32)
-    }
-
-    fn check_contents(&self) -> Result<(), ArgumentError> {
-        Self::check_contents(self)
-    }
-
-    fn run(&self, io: Io<'_>) -> Option<()> {
-        by_dtype!(io, self.optimized(words(io.input)?, elements(io.output)?))
-    }
-
-    fn run_reference(&self, io: Io<'_>) -> Option<()> {
-        by_dtype!(io, self.reference(words(io.input)?, elements(io.output)?))
-    }
 }
 
 /// Bytes as elements, where they are aligned to them.
-pub(crate) fn elements<T: bytemuck::Pod>(bytes: &mut [u8]) -> Option<&mut [T]> {
+pub(crate) fn elements<T: Pod>(bytes: &mut [u8]) -> Option<&mut [T]> {
     bytemuck::try_cast_slice_mut(bytes).ok()
-}
-
-/// A window of bytes and the words behind it, cut from an operator's scratch.
-fn parted(scratch: &mut [u32], window: usize, rest: usize) -> Option<(&mut [[u8; 4]], &mut [u32])> {
-    let (window, after) = scratch.split_at_mut_checked(window)?;
-    Some((bytemuck::cast_slice_mut(window), after.get_mut(..rest)?))
 }
 
 /// What there is, where it is: `?` on the result itself would move it, and the structs of operators are large for a
@@ -782,7 +522,7 @@ impl<'m, 'a> Parser<'m, 'a> {
     }
 
     /// The elements of a constant of type `dtype`, in place.
-    fn elements<T: bytemuck::Pod>(
+    fn elements<T: Pod>(
         &self,
         tensor: &TensorRecord,
         dtype: DType,
@@ -796,7 +536,7 @@ impl<'m, 'a> Parser<'m, 'a> {
     }
 
     /// As [`elements`](Self::elements), for constants that have no other layout.
-    fn canonical<T: bytemuck::Pod>(
+    fn canonical<T: Pod>(
         &self,
         tensor: &TensorRecord,
         dtype: DType,

@@ -4,16 +4,15 @@ use core::ops::Range;
 
 use crate::FormatError;
 use crate::format::{
-    ALIGNMENT, CRC, CRC_FROM, DType, FLAG_FLOAT_OUTPUT, Header, Kind, Layout, MAGIC, MAX_ARENA,
-    MAX_OPERATORS, MAX_TENSORS, OperatorRecord, Place, Span, TensorRecord, VERSION, align, storage_bytes,
+    ALIGNMENT, DType, FLAG_FLOAT_OUTPUT, Header, Kind, Layout, MAGIC, MAX_OPERATORS, MAX_TENSORS,
+    OperatorRecord, Place, Span, TensorRecord, VERSION, align, slot, storage_bytes,
 };
-use crate::operator::{self, Operator, slot};
 #[cfg(feature = "alloc")]
 use cbin_nn_kernels::bits::words_for;
 #[cfg(feature = "alloc")]
-use cbin_nn_kernels::lanes::{LaneShape, from_lanes};
+use cbin_nn_kernels::layouts::by_output_channel::{GroupShape, from_groups};
 #[cfg(feature = "alloc")]
-use cbin_nn_kernels::pixel_sums::{SumShape, from_sums};
+use cbin_nn_kernels::layouts::pixel_sums::{SumShape, from_sums};
 use cbin_nn_kernels::shape::Shape;
 
 /// A model: a checked view over the bytes of a `.cbn` file.
@@ -21,11 +20,11 @@ use cbin_nn_kernels::shape::Shape;
 /// The constructor checks everything that a run relies on; after it no accessor panics.
 #[derive(Debug, Clone, Copy)]
 pub struct Model<'a> {
-    header: &'a Header,
-    operators: &'a [OperatorRecord],
-    tensors: &'a [TensorRecord],
-    strings: &'a str,
-    data: &'a [u8],
+    pub(crate) header: &'a Header,
+    pub(crate) operators: &'a [OperatorRecord],
+    pub(crate) tensors: &'a [TensorRecord],
+    pub(crate) strings: &'a str,
+    pub(crate) data: &'a [u8],
 }
 
 /// One tensor of a model.
@@ -120,25 +119,6 @@ impl TensorRecord {
 }
 
 impl<'a> Model<'a> {
-    /// Checks `bytes`, the whole of a `.cbn` file at a 16-byte boundary, as hostile input.
-    ///
-    /// # Errors
-    /// [`FormatError`], naming the field.
-    pub fn new_checked(bytes: &'a [u8]) -> Result<Self, FormatError> {
-        let model = Self::split(bytes)?;
-        let header = model.header;
-        let got = CRC.checksum(&bytes[CRC_FROM..]);
-        if got != header.checksum {
-            return Err(FormatError::Checksum { expected: header.checksum, got });
-        }
-        model.check_header(bytes)?;
-        model.check_tensors()?;
-        for index in 0..model.operators.len() {
-            model.check_operator(index)?;
-        }
-        Ok(model)
-    }
-
     /// The view after a look at the lengths alone, for bytes that [`new_checked`](Self::new_checked) has accepted
     /// before. Other bytes may make accessors and runs panic; nothing worse, since this crate has no `unsafe`.
     ///
@@ -149,7 +129,7 @@ impl<'a> Model<'a> {
     }
 
     /// Cuts the bytes into their sections. Only lengths are checked.
-    fn split(bytes: &'a [u8]) -> Result<Self, FormatError> {
+    pub(crate) fn split(bytes: &'a [u8]) -> Result<Self, FormatError> {
         if !(bytes.as_ptr() as usize).is_multiple_of(ALIGNMENT) {
             return Err(FormatError::Misaligned);
         }
@@ -198,190 +178,7 @@ impl<'a> Model<'a> {
         })
     }
 
-    fn check_header(&self, bytes: &[u8]) -> Result<(), FormatError> {
-        let header = self.header;
-        let field = |field| Err(FormatError::Header { field });
-        if header.operators == 0 {
-            return field("operators");
-        }
-        if header.tensors <= header.operators {
-            return field("tensors");
-        }
-        if !(header.data_bytes as usize).is_multiple_of(ALIGNMENT) {
-            return field("data_bytes");
-        }
-        if header.arena_bytes as usize > MAX_ARENA || !header.arena_bytes.is_multiple_of(4) {
-            return field("arena_bytes");
-        }
-        if header.flags & !FLAG_FLOAT_OUTPUT != 0 {
-            return field("flags");
-        }
-        if header.reserved != 0 {
-            return field("reserved");
-        }
-        if header.in_place_bytes as usize > MAX_ARENA || !header.in_place_bytes.is_multiple_of(4) {
-            return field("in_place_bytes");
-        }
-        if self.text(header.name).is_none() {
-            return field("name");
-        }
-        let strings_end = bytes.len() - self.data.len();
-        let padding =
-            strings_end - (align(header.string_bytes.into()) as usize - header.string_bytes as usize);
-        if bytes[padding..strings_end].iter().any(|&b| b != 0) {
-            return field("strings padding");
-        }
-        Ok(())
-    }
-
-    fn check_tensors(&self) -> Result<(), FormatError> {
-        let activations = self.operators.len() + 1;
-        let mut data_end = 0usize;
-        for (index, record) in self.tensors.iter().enumerate() {
-            let field = |field| FormatError::Tensor { index, field };
-            let dtype = DType::from_code(record.dtype).ok_or(field("dtype"))?;
-            let place = Place::from_code(record.place).ok_or(field("place"))?;
-            let layout = Layout::from_code(record.layout).ok_or(field("layout"))?;
-            let bytes = storage_bytes(dtype, layout, record.shape).ok_or(field("shape"))?;
-            if record.reserved != 0 || record.reserved2 != [0; 2] {
-                return Err(field("reserved"));
-            }
-            if !(record.scale.is_finite() && record.scale > 0.0) {
-                return Err(field("scale"));
-            }
-            if self.text(record.name).is_none() {
-                return Err(field("name"));
-            }
-            let expected = match index {
-                0 => Place::Input,
-                _ if index + 1 == activations => Place::Output,
-                _ if index < activations => Place::Arena,
-                _ => Place::Data,
-            };
-            if place != expected {
-                return Err(field("place"));
-            }
-            let offset = record.offset as usize;
-            match place {
-                Place::Input | Place::Output => {
-                    if offset != 0 {
-                        return Err(field("offset"));
-                    }
-                }
-                Place::Arena => {
-                    let end = offset as u64 + (bytes as u64).next_multiple_of(4);
-                    if !offset.is_multiple_of(4) || end > self.header.arena_bytes.into() {
-                        return Err(field("offset"));
-                    }
-                }
-                Place::Data => {
-                    // Tensors tile the data section in order, with zeros up to the next boundary.
-                    let end = align(offset as u64 + bytes as u64);
-                    if offset != data_end || end > self.data.len() as u64 {
-                        return Err(field("offset"));
-                    }
-                    data_end = end as usize;
-                    if self.data[offset + bytes..data_end].iter().any(|&b| b != 0) {
-                        return Err(field("padding"));
-                    }
-                }
-            }
-            if index < activations {
-                if record.shape[0] != 1 || layout != Layout::Canonical {
-                    return Err(field("shape"));
-                }
-                record.image_shape().map_err(|_| field("shape"))?;
-            }
-        }
-        if data_end != self.data.len() {
-            return Err(FormatError::Header { field: "data_bytes" });
-        }
-        match self.tensor_record(0).dtype() {
-            DType::U8 | DType::Bits => Ok(()),
-            _ => Err(FormatError::Tensor { index: 0, field: "dtype" }),
-        }
-    }
-
-    fn check_operator(&self, index: usize) -> Result<(), FormatError> {
-        let output = self.tensor_record(index + 1);
-        let operator = operator::check(self, index, output.dtype())?;
-        let shape = operator.output;
-        let expected = [1, shape.height() as u32, shape.width() as u32, shape.channels() as u32];
-        if output.shape != expected {
-            return Err(FormatError::Tensor { index: index + 1, field: "shape" });
-        }
-        if !operator.writes {
-            return Err(FormatError::Tensor { index: index + 1, field: "dtype" });
-        }
-        let record = &self.operators[index];
-        let scratch =
-            record.scratch_offset as u64..record.scratch_offset as u64 + u64::from(record.scratch_bytes);
-        if record.scratch_bytes == 0 && record.scratch_offset != 0
-            || !record.scratch_offset.is_multiple_of(4)
-            || !record.scratch_bytes.is_multiple_of(4)
-            || scratch.end > self.header.arena_bytes.into()
-        {
-            return Err(FormatError::Operator { index, field: "scratch_offset" });
-        }
-        if (record.scratch_bytes as usize) < operator.scratch_bytes {
-            return Err(FormatError::Operator { index, field: "scratch_bytes" });
-        }
-        if self.text(record.name).is_none() {
-            return Err(FormatError::Operator { index, field: "name" });
-        }
-        if index == 0 {
-            self.check_in_place(&operator)?;
-        }
-        // What this operator writes must not touch what it or a later operator still reads.
-        let scratch = scratch.start as usize..scratch.end as usize;
-        let written = if output.place() == Place::Arena { output.range() } else { 0..0 };
-        if overlap(&scratch, &written) {
-            return Err(FormatError::Overlap { index });
-        }
-        for reader in &self.operators[index..] {
-            for &input in &reader.inputs {
-                let input = input as usize;
-                if input == 0 || input > index {
-                    continue;
-                }
-                let live = self.tensor_record(input);
-                let live = if live.place() == Place::Arena { live.range() } else { 0..0 };
-                if overlap(&live, &written) || overlap(&live, &scratch) {
-                    return Err(FormatError::Overlap { index });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks the plan for a run in place, of which `first` is the operator that writes over the image.
-    fn check_in_place(&self, first: &operator::Checked) -> Result<(), FormatError> {
-        let header = self.header;
-        let field = |field| Err(FormatError::Header { field });
-        let (image, scratch) = (header.image_offset as usize, header.image_scratch_offset as usize);
-        let Some(plan) = self.in_place() else {
-            return if (image, scratch) == (0, 0) { Ok(()) } else { field("in_place_bytes") };
-        };
-        let output = self.tensor_record(1);
-        let is_read_again = self.operators[1..].iter().any(|reader| reader.inputs.contains(&0));
-        let Some(gap) = first.image_gap.filter(|_| output.place() == Place::Arena && !is_read_again) else {
-            return field("in_place_bytes");
-        };
-        if plan.bytes < self.arena_bytes() || plan.image.end > plan.bytes {
-            return field("in_place_bytes");
-        }
-        if !image.is_multiple_of(4) || image < output.range().start + gap {
-            return field("image_offset");
-        }
-        let scratch = scratch..scratch + self.operators[0].scratch_bytes as usize;
-        let planes = output.range().start..output.range().end.max(plan.image.end.next_multiple_of(4));
-        if !scratch.start.is_multiple_of(4) || scratch.end > plan.bytes || overlap(&scratch, &planes) {
-            return field("image_scratch_offset");
-        }
-        Ok(())
-    }
-
-    fn text(&self, span: Span) -> Option<&'a str> {
+    pub(crate) fn text(&self, span: Span) -> Option<&'a str> {
         let start = span.offset as usize;
         self.strings.get(start..start.checked_add(span.bytes as usize)?)
     }
@@ -407,17 +204,6 @@ impl<'a> Model<'a> {
 
     pub(crate) fn record(&self, index: usize) -> &'a OperatorRecord {
         &self.operators[index]
-    }
-
-    /// Operator `index`, ready to run.
-    ///
-    /// # Errors
-    /// [`FormatError`]; of a checked model only for an index that does not exist.
-    pub fn operator(&self, index: usize) -> Result<Operator<'a>, FormatError> {
-        if index >= self.operators.len() {
-            return Err(FormatError::Operator { index, field: "index" });
-        }
-        Operator::from_record(self, index)
     }
 
     /// The activation tensors that operator `index` reads.
@@ -540,14 +326,6 @@ impl<'a> Model<'a> {
         }))
     }
 
-    /// Multiply-accumulates of one image, counting taps in the padding.
-    pub fn macs(&self) -> u64 {
-        (0..self.operators.len())
-            .filter_map(|index| self.operator(index).ok())
-            .map(|operator| operator.macs())
-            .sum()
-    }
-
     /// Length of the file.
     pub fn file_bytes(&self) -> usize {
         self.header.file_bytes as usize
@@ -581,11 +359,11 @@ impl<'a> Model<'a> {
         self.operators.get(index).and_then(|record| Kind::from_code(record.kind))
     }
 
-    /// The words of weights by output channel ([`Layout::Lanes`]) or as sums ([`Layout::PixelSums`]), in the canonical
+    /// The words of weights by output channel ([`Layout::ByOutputChannel`]) or as sums ([`Layout::PixelSums`]), in the canonical
     /// layout; `None` for other tensors.
     #[cfg(feature = "alloc")]
     pub fn repacked(&self, tensor: &Tensor<'_>) -> Option<alloc::vec::Vec<u32>> {
-        if !matches!(tensor.layout, Layout::Lanes | Layout::PixelSums) {
+        if !matches!(tensor.layout, Layout::ByOutputChannel | Layout::PixelSums) {
             return None;
         }
         let stored = bytemuck::try_cast_slice(self.data_bytes(tensor)?).ok()?;
@@ -596,7 +374,9 @@ impl<'a> Model<'a> {
             Layout::PixelSums => {
                 from_sums(&SumShape::new([height, width], channels)?, stored, &mut packed).ok()?
             }
-            _ => from_lanes(&LaneShape::new(filters, [height, width], channels), stored, &mut packed).ok()?,
+            _ => {
+                from_groups(&GroupShape::new(filters, [height, width], channels), stored, &mut packed).ok()?
+            }
         }
         Some(packed)
     }
@@ -613,8 +393,4 @@ impl<'a> Model<'a> {
     pub(crate) fn constant_data(&self, record: &TensorRecord) -> Option<&'a [u8]> {
         self.data.get(record.range())
     }
-}
-
-fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
-    !a.is_empty() && !b.is_empty() && a.start < b.end && b.start < a.end
 }

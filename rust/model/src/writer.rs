@@ -12,30 +12,31 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use bytemuck::Zeroable;
-use cbin_nn_kernels::ArgumentError;
-use cbin_nn_kernels::bbconv2d::{self, BbConv2d, Padding, lane_shape};
-use cbin_nn_kernels::bbdepthwiseconv2d::BbDepthwiseConv2d;
-use cbin_nn_kernels::bbfc::{BbFc, Dense};
-use cbin_nn_kernels::bbpointwiseconv2d::BbPointwiseConv2d;
-use cbin_nn_kernels::bbqfc::{BbqFc, Requantization};
-use cbin_nn_kernels::bmaxpool2d::BMaxPool2d;
-use cbin_nn_kernels::bqqfc::BqqFc;
-use cbin_nn_kernels::lanes::to_lanes;
-use cbin_nn_kernels::pixel_sums::{SumShape, to_sums};
-use cbin_nn_kernels::qbconv2d::{Affine, QbConv2d, Weights, to_byte_mask};
-use cbin_nn_kernels::qqconv2d::QqConv2d;
-use cbin_nn_kernels::rule::{Grid, Pool, Rules};
-use cbin_nn_kernels::shape::{Conv2dGeometry, Shape, Window};
+use cbin_nn_kernels::epilogue::{Grid, Pool, Requantization, Rules};
+use cbin_nn_kernels::layouts::by_output_channel::to_groups;
+use cbin_nn_kernels::layouts::byte_mask::{self, to_byte_mask};
+use cbin_nn_kernels::layouts::pixel_sums::{SumShape, to_sums};
+use cbin_nn_kernels::operators::bbconv2d::{self, BbConv2d, group_shape};
+use cbin_nn_kernels::operators::bbdepthwiseconv2d::BbDepthwiseConv2d;
+use cbin_nn_kernels::operators::bbfc::{BbFc, Dense};
+use cbin_nn_kernels::operators::bbpointwiseconv2d::BbPointwiseConv2d;
+use cbin_nn_kernels::operators::bbqfc::BbqFc;
+use cbin_nn_kernels::operators::bmaxpool2d::BMaxPool2d;
+use cbin_nn_kernels::operators::bqqfc::BqqFc;
+use cbin_nn_kernels::operators::qbconv2d::{Affine, QbConv2d, Weights};
+use cbin_nn_kernels::operators::qqconv2d::QqConv2d;
+use cbin_nn_kernels::shape::{Conv2dGeometry, Padding, Shape, Window};
+use cbin_nn_kernels::{ArgumentError, Kernel};
 
 use crate::aligned::AlignedBytes;
 use crate::format::{
     ALIGNMENT, CONSTANTS, CRC, CRC_FROM, DType, FLAG_FLOAT_OUTPUT, FLAG_ONE_PADDING, Header, Kind, Layout,
     MAGIC, MAX_ARENA, MAX_OPERATORS, NONE, OperatorRecord, Place, Span, TensorRecord, VERSION, WindowRecord,
-    align, grid_code, storage_bytes,
+    align, grid_code, slot, storage_bytes,
 };
-use crate::operator::{Operator, slot};
+use crate::operator::Operator;
 use crate::plan::{Buffer, plan};
-use crate::{FormatError, Model};
+use crate::{FormatError, Model, RunError};
 
 /// Why a model can't be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,13 +87,16 @@ pub enum BuildError {
     /// The finished file was rejected by the reader: a bug of this crate.
     #[error("internal error: the written model is rejected by its own reader: {0}")]
     Rejected(#[from] FormatError),
+    /// The finished file does not run: a bug of this crate.
+    #[error("internal error: the written model does not run: {0}")]
+    Failed(#[from] RunError),
 }
 
 /// An activation tensor of a model being built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TensorId(u32);
+pub struct TensorId(pub(crate) u32);
 
-/// Rules of a layer, owned. `flip` is packed; see [`cbin_nn_kernels::rule::Rules::new`] for the lengths.
+/// Rules of a layer, owned. `flip` is packed; see [`cbin_nn_kernels::epilogue::Rules::new`] for the lengths.
 #[derive(Debug, Clone)]
 pub struct RulesSpec {
     /// The plane that the rules follow.
@@ -193,7 +197,7 @@ pub enum OperatorSpec {
         padding: Padding,
         /// The file holds the weights by output channel, with this mask of input channels that are stored
         /// inverted (one packed pixel); `None`: in the canonical layout.
-        lanes: Option<Vec<u32>>,
+        by_output_channel: Option<Vec<u32>>,
         /// Rules.
         rules: RulesSpec,
         /// Fused pool.
@@ -255,10 +259,10 @@ pub enum OperatorSpec {
     },
 }
 
-struct Activation {
-    name: String,
-    dtype: DType,
-    shape: Shape,
+pub(crate) struct Activation {
+    pub(crate) name: String,
+    pub(crate) dtype: DType,
+    pub(crate) shape: Shape,
     scale: f64,
 }
 
@@ -270,9 +274,10 @@ struct Constant {
     bytes: Vec<u8>,
 }
 
-struct Draft {
-    name: String,
-    record: OperatorRecord,
+pub(crate) struct Draft {
+    pub(crate) name: String,
+    pub(crate) spec: OperatorSpec,
+    pub(crate) record: OperatorRecord,
     scratch_bytes: usize,
     image_gap: Option<usize>,
 }
@@ -288,10 +293,10 @@ pub enum ByteWeights {
 
 /// A model being built, operator by operator, in execution order.
 pub struct Builder {
-    name: String,
-    activations: Vec<Activation>,
+    pub(crate) name: String,
+    pub(crate) activations: Vec<Activation>,
     constants: Vec<Constant>,
-    operators: Vec<Draft>,
+    pub(crate) operators: Vec<Draft>,
 }
 
 impl Builder {
@@ -388,7 +393,7 @@ impl Builder {
                 let rewritten;
                 let (layout, stored, view) = match layout {
                     Layout::Canonical => (Layout::Canonical, weights, Weights::Packed(weights)),
-                    Layout::Lanes => {
+                    Layout::ByOutputChannel => {
                         return Err(argument(ArgumentError::Value { argument: "weights layout" }));
                     }
                     Layout::PixelSums | Layout::ByteMask => {
@@ -399,7 +404,7 @@ impl Builder {
                             rewritten = words;
                             (Layout::PixelSums, &rewritten, Weights::PixelSums(&rewritten))
                         } else {
-                            let mut masks = vec![0; filters * Weights::byte_mask_words(&geometry)];
+                            let mut masks = vec![0; filters * byte_mask::filter_words(&geometry)];
                             to_byte_mask(&geometry, weights, &mut masks).map_err(argument)?;
                             rewritten = masks;
                             (Layout::ByteMask, &rewritten, Weights::ByteMask(&rewritten))
@@ -411,24 +416,24 @@ impl Builder {
                 let shape = filter_shape(&geometry);
                 record.constants[slot::WEIGHTS] =
                     self.constant(name, "weights", DType::Bits, layout, shape, bytemuck::cast_slice(stored))?;
-                self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
+                self.tail(name, &mut record, geometry.output(), &kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::QbConv2d(kernel))
             }
-            OperatorSpec::BbConv2d { weights, filters, window, padding, lanes, rules, pool } => {
+            OperatorSpec::BbConv2d { weights, filters, window, padding, by_output_channel, rules, pool } => {
                 record.kind = Kind::BbConv2d.code();
                 record.flags = if *padding == Padding::One { FLAG_ONE_PADDING } else { 0 };
                 record.window = window_record(*window)?;
                 let geometry = Conv2dGeometry::new(source, *window, *filters).map_err(argument)?;
                 let (rules_view, pool_view) =
                     tail_views(&geometry, rules, pool.as_ref()).map_err(argument)?;
-                let by_lane;
-                let (layout, stored, view) = match lanes {
+                let rewritten;
+                let (layout, stored, view) = match by_output_channel {
                     None => (Layout::Canonical, weights, bbconv2d::Weights::Packed(weights)),
                     Some(mask) => {
-                        let mut words = vec![0; lane_shape(&geometry).words()];
-                        to_lanes(&lane_shape(&geometry), weights, mask, &mut words).map_err(argument)?;
-                        by_lane = words;
-                        (Layout::Lanes, &by_lane, bbconv2d::Weights::Lanes(&by_lane))
+                        let mut words = vec![0; group_shape(&geometry).words()];
+                        to_groups(&group_shape(&geometry), weights, mask, &mut words).map_err(argument)?;
+                        rewritten = words;
+                        (Layout::ByOutputChannel, &rewritten, bbconv2d::Weights::ByOutputChannel(&rewritten))
                     }
                 };
                 let kernel =
@@ -436,7 +441,7 @@ impl Builder {
                 let shape = filter_shape(&geometry);
                 record.constants[slot::WEIGHTS] =
                     self.constant(name, "weights", DType::Bits, layout, shape, bytemuck::cast_slice(stored))?;
-                self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
+                self.tail(name, &mut record, geometry.output(), &kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::BbConv2d(kernel))
             }
             OperatorSpec::QqConv2d { weights, filters, window, affine, channel_adds, rules, pool } => {
@@ -458,7 +463,7 @@ impl Builder {
                     ByteWeights::I8(w) => self.canonical(name, "weights", DType::I8, shape, w)?,
                     ByteWeights::I16(w) => self.canonical(name, "weights", DType::I16, shape, w)?,
                 };
-                self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
+                self.tail(name, &mut record, geometry.output(), &kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::QqConv2d(kernel))
             }
             OperatorSpec::BbPointwiseConv2d { weights, filters, strides, rules, pool } => {
@@ -473,7 +478,7 @@ impl Builder {
                 let shape = filter_shape(&geometry);
                 record.constants[slot::WEIGHTS] =
                     self.canonical(name, "weights", DType::Bits, shape, weights)?;
-                self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
+                self.tail(name, &mut record, geometry.output(), &kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::BbPointwiseConv2d(kernel))
             }
             OperatorSpec::BbDepthwiseConv2d { weights, window, padding, rules, pool } => {
@@ -488,7 +493,7 @@ impl Builder {
                 let shape = [1, window.kernel[0] as u32, window.kernel[1] as u32, source.channels() as u32];
                 record.constants[slot::WEIGHTS] =
                     self.canonical(name, "weights", DType::Bits, shape, weights)?;
-                self.tail(name, &mut record, geometry.output(), kernel.output(), rules, pool.as_ref())?;
+                self.tail(name, &mut record, geometry.output(), &kernel.output(), rules, pool.as_ref())?;
                 measure(&Operator::BbDepthwiseConv2d(kernel))
             }
             OperatorSpec::BMaxPool2d { window, use_and } => {
@@ -508,7 +513,7 @@ impl Builder {
                 let kernel = BbFc::new(dense, rules.view(*units).map_err(argument)?).map_err(argument)?;
                 record.constants[slot::WEIGHTS] =
                     self.canonical(name, "weights", DType::Bits, dense_shape(&source, *units), weights)?;
-                self.rules(name, &mut record, slot::LO, rules, kernel.output(), kernel.output())?;
+                self.rules(name, &mut record, slot::LO, rules, &kernel.output(), &kernel.output())?;
                 measure(&Operator::BbFc(kernel))
             }
             OperatorSpec::BbqFc {
@@ -554,7 +559,7 @@ impl Builder {
             }
         }
         .map_err(argument)?;
-        self.operators.push(Draft { name: name.to_owned(), record, scratch_bytes, image_gap });
+        self.operators.push(Draft { name: name.to_owned(), spec, record, scratch_bytes, image_gap });
         self.activations.push(Activation { name: output_name.to_owned(), dtype, shape: output, scale });
         Ok(TensorId(self.operators.len() as u32))
     }
@@ -681,6 +686,10 @@ impl Builder {
     /// # Errors
     /// [`BuildError`] naming what is wrong with the whole; layers were checked as they were added.
     pub fn finish(self, float_output: bool) -> Result<Vec<u8>, BuildError> {
+        self.write(float_output)
+    }
+
+    pub(crate) fn write(&self, float_output: bool) -> Result<Vec<u8>, BuildError> {
         let count = self.operators.len();
         if count == 0 {
             return Err(BuildError::OperatorCount { got: 0 });
@@ -886,7 +895,7 @@ fn tail_views<'s>(
 /// Output shape, scratch bytes and image gap of an operator whose parameters are in order.
 fn measure(operator: &Operator<'_>) -> Result<(Shape, usize, Option<usize>), ArgumentError> {
     operator.check_contents()?;
-    Ok((*operator.output(), operator.scratch_bytes(), operator.preferred_image_gap()))
+    Ok((operator.output(), operator.scratch_bytes(), operator.preferred_input_gap()))
 }
 
 fn image_shape(shape: &Shape) -> [u32; 4] {

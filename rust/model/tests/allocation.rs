@@ -45,7 +45,9 @@ fn a_longer_batch_allocates_no_more() {
         model.run_batch(images, outputs, threads).unwrap();
         ALLOCATIONS.load(Ordering::Relaxed) - before
     };
-    assert_eq!(allocations(longest, 1), allocations(2, 1));
+    // The fewest of some tries: the test harness has a thread of its own, which allocates when it likes.
+    let mut fewest = |count: usize| (0..if cfg!(miri) { 1 } else { 4 }).map(|_| allocations(count, 1)).min();
+    assert_eq!(fewest(longest), fewest(2));
     if cfg!(miri) {
         return;
     }

@@ -6,9 +6,8 @@ mod common;
 use std::collections::BTreeSet;
 
 use cbin_nn_kernels::ArgumentError;
-use cbin_nn_kernels::bbconv2d::Padding;
-use cbin_nn_kernels::rule::Grid;
-use cbin_nn_kernels::shape::{Shape, Window};
+use cbin_nn_kernels::epilogue::Grid;
+use cbin_nn_kernels::shape::{Padding, Shape, Window};
 use cbin_nn_model::aligned::AlignedBytes;
 use cbin_nn_model::batch::{Kernel, OwnedModel};
 use cbin_nn_model::format::{
@@ -441,7 +440,7 @@ fn conv(window: Window, pool: Option<PoolSpec>) -> OperatorSpec {
         filters: 2,
         window,
         padding: Padding::Zero,
-        lanes: None,
+        by_output_channel: None,
         rules: rules(2, 1),
         pool,
     }

@@ -2,8 +2,8 @@
 
 mod common;
 
-use cbin_nn_kernels::qbconv2d::Affine;
-use cbin_nn_kernels::rule::Grid;
+use cbin_nn_kernels::epilogue::Grid;
+use cbin_nn_kernels::operators::qbconv2d::Affine;
 use cbin_nn_kernels::shape::{Shape, Window};
 use cbin_nn_model::aligned::AlignedBytes;
 use cbin_nn_model::batch::OwnedModel;
@@ -207,20 +207,23 @@ fn weights_as_sums_are_the_canonical_ones_in_another_layout() {
 
 #[test]
 fn weights_by_output_channel_are_the_canonical_ones_in_another_order() {
-    let [lanes, canonical] = [Layout::ByteMask, Layout::Canonical]
+    let [by_output_channel, canonical] = [Layout::ByteMask, Layout::Canonical]
         .map(|layout| AlignedBytes::copy_of(&small_model(4, layout, DType::I8)));
-    let (lanes, canonical) = (Model::new_checked(&lanes).unwrap(), Model::new_checked(&canonical).unwrap());
+    let (by_output_channel, canonical) =
+        (Model::new_checked(&by_output_channel).unwrap(), Model::new_checked(&canonical).unwrap());
     let mut seen = 0;
-    for index in 0..lanes.operator_count() {
-        assert!(lanes.constant_bytes(index) > 0 || lanes.weights(index).is_none());
-        let (Some(a), Some(b)) = (lanes.weights(index), canonical.weights(index)) else { continue };
-        let Some(packed) = lanes.repacked(&a) else { continue };
+    for index in 0..by_output_channel.operator_count() {
+        assert!(by_output_channel.constant_bytes(index) > 0 || by_output_channel.weights(index).is_none());
+        let (Some(a), Some(b)) = (by_output_channel.weights(index), canonical.weights(index)) else {
+            continue;
+        };
+        let Some(packed) = by_output_channel.repacked(&a) else { continue };
         seen += 1;
         assert_eq!(bytemuck::cast_slice::<u32, u8>(&packed), canonical.data_bytes(&b).unwrap());
         assert!(canonical.repacked(&b).is_none());
     }
     assert_eq!(seen, 1);
-    assert_eq!(lanes.constant_bytes(usize::MAX), 0);
+    assert_eq!(by_output_channel.constant_bytes(usize::MAX), 0);
 }
 
 #[test]

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use cbin_nn_kernels::bbconv2d::Padding;
 use cbin_nn_kernels::bits::{pack, words_for};
-use cbin_nn_kernels::qbconv2d::Affine;
-use cbin_nn_kernels::rule::Grid;
-use cbin_nn_kernels::shape::{Shape, Window};
+use cbin_nn_kernels::epilogue::Grid;
+use cbin_nn_kernels::operators::qbconv2d::Affine;
+use cbin_nn_kernels::shape::{Padding, Shape, Window};
 use cbin_nn_model::format::{DType, Layout};
 use cbin_nn_model::writer::{Builder, ByteWeights, OperatorSpec, PoolSpec, RulesSpec};
 use numpy::PyReadonlyArrayDyn;
@@ -58,11 +57,14 @@ struct PyRequantization<'py> {
     scale: f64,
 }
 
-/// The bytes of the `.cbn` file of a `cbin_nn.operators.LoweredModel`.
+/// The bytes of the `.cbn` file of a `cbin_nn.operators.LoweredModel`: with weights laid out as the operators say, or, where
+/// there are sample inputs, as suits boards best.
 #[pyfunction]
+#[pyo3(signature = (lowered, samples=None))]
 pub(crate) fn build_model<'py>(
     py: Python<'py>,
     lowered: &Bound<'py, PyAny>,
+    samples: Option<&[u8]>,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let name: String = lowered.getattr("name")?.extract()?;
     let input: String = lowered.getattr("input")?.extract()?;
@@ -91,7 +93,11 @@ pub(crate) fn build_model<'py>(
         let tensor = builder.operator(&name, source, &output, spec).map_err(errors::build)?;
         tensors.insert(output, tensor);
     }
-    let bytes = py.detach(|| builder.finish(float_output)).map_err(errors::build)?;
+    let bytes = py.detach(|| match samples {
+        None => builder.finish(float_output),
+        Some(samples) => builder.finish_for_boards(float_output, samples),
+    });
+    let bytes = bytes.map_err(errors::build)?;
     Ok(PyBytes::new(py, &bytes))
 }
 
@@ -125,7 +131,9 @@ fn operator_spec(operator: &Bound<'_, PyAny>, name: &str, input_channels: usize)
                 filters: rows(&parts.weights),
                 window: parts.window.into(),
                 padding: if one { Padding::One } else { Padding::Zero },
-                lanes: lane_mask.map(|mask| packed_flags(&mask, input_channels, name)).transpose()?,
+                by_output_channel: lane_mask
+                    .map(|mask| packed_flags(&mask, input_channels, name))
+                    .transpose()?,
                 rules: parts.rules.spec(name)?,
                 pool: parts.pool.map(|pool| pool.spec(name)).transpose()?,
             })

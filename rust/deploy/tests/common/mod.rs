@@ -1,10 +1,9 @@
 //! Models and images for the tests, made from a seed.
 
 use cbin_nn_kernels::{
-    bbconv2d::Padding,
-    qbconv2d::Affine,
-    rule::Grid,
-    shape::{Shape, Window},
+    epilogue::Grid,
+    operators::qbconv2d::Affine,
+    shape::{Padding, Shape, Window},
 };
 use cbin_nn_model::{
     format::{DType, Layout},
@@ -70,7 +69,7 @@ pub fn model(side: usize) -> Vec<u8> {
         filters: 32,
         window: same(5),
         padding: Padding::Zero,
-        lanes: None,
+        by_output_channel: None,
         rules: seed.rules(32, 40),
         pool: pool(),
     };

@@ -1,5 +1,10 @@
-//! Inner loops, one folder an architecture. `portable` always compiles and runs everywhere; what another
-//! folder has takes its place there. All give the same numbers.
+/*!
+Inner loops, one folder an architecture. `portable` always compiles and runs everywhere; what another folder has takes its
+place there. All give the same numbers.
+
+The ground floor of the crate: of the other modules it knows words, shapes and the error alone. What its unsafe code relies on
+beyond the lengths of slices is a type of this folder that nobody else can write: [`moving`], [`tables`], [`simd`].
+*/
 
 #[cfg(target_arch = "aarch64")]
 #[allow(unsafe_code)]
@@ -9,9 +14,15 @@ mod aarch64;
 mod armv7em;
 #[allow(unsafe_code)]
 pub(crate) mod generic;
+mod groups;
+mod line;
+mod lists;
+mod moving;
 #[cfg_attr(cbin_dsp, allow(dead_code, unused_imports))]
 #[allow(unsafe_code)]
 mod portable;
+pub mod simd;
+mod tables;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod x86_64;
@@ -21,19 +32,23 @@ pub(crate) use armv7em::{
     add_list, add_planes, add_rows, byte_distance, byte_dot, byte_hits, column_changes, copy_rows, inside,
     move_down, move_on, pair_hits, picks, segment_changes, signed_sums, sum_hits, transpose, widen,
 };
-pub(crate) use portable::{Moving, Pairs, SLOTS, compare, counter_words};
+pub use groups::GroupShape;
+pub(crate) use groups::SEGMENT_PIXELS;
+pub use line::{LANES, Line};
+pub(crate) use moving::{Moving, counter_words};
+pub(crate) use portable::{Pairs, SLOTS, compare};
 #[cfg(not(cbin_dsp))]
 pub(crate) use portable::{
     add_list, add_planes, add_rows, byte_distance, byte_dot, byte_hits, column_changes, copy_rows, inside,
     move_down, move_on, pair_hits, picks, segment_changes, signed_sums, sum_hits, transpose, widen,
 };
-pub(crate) use portable::{byte_dot_wide, bytes_of, carry_save, differing, differing_inside};
+pub(crate) use portable::{byte_dot_wide, bytes_of, bytes_of_mut, carry_save, differing, differing_inside};
+pub(crate) use tables::{MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters, fills, list_lengths, offset_at};
 
 use crate::ArgumentError;
-use crate::blocks::Line;
 use crate::error::check_length;
-use crate::simd::{Kind, Simd};
 use generic::blocks::Convolution;
+use simd::{Kind, Simd};
 
 /// Runs `$function` of the architecture that `$simd` stands for.
 macro_rules! dispatch {

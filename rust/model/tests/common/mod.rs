@@ -1,11 +1,10 @@
 //! A small model with every operator, and ways to damage it.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use cbin_nn_kernels::bbconv2d::Padding;
 use cbin_nn_kernels::bits::{lane_mask, words_for};
-use cbin_nn_kernels::qbconv2d::Affine;
-use cbin_nn_kernels::rule::Grid;
-use cbin_nn_kernels::shape::{Shape, Window};
+use cbin_nn_kernels::epilogue::Grid;
+use cbin_nn_kernels::operators::qbconv2d::Affine;
+use cbin_nn_kernels::shape::{Padding, Shape, Window};
 use cbin_nn_model::format::{DType, Header, Layout, OperatorRecord, TensorRecord};
 use cbin_nn_model::writer::{Builder, ByteWeights, OperatorSpec, PoolSpec, RulesSpec, seal};
 
@@ -79,6 +78,11 @@ pub fn in_place_model() -> Vec<u8> {
 /// 6 x 6 x 3 u8 -> conv (8-bit or 1-bit weights, pooled) -> conv (one-padding, per-element rules) ->
 /// depthwise -> pointwise -> pool -> fc -> fc.
 pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
+    small_builder(seed, layout, dtype).finish(false).unwrap()
+}
+
+/// The operators of [`small_model`].
+pub fn small_builder(seed: u64, layout: Layout, dtype: DType) -> Builder {
     let mut random = Random(seed);
     let shape = Shape::new(6, 6, 3).unwrap();
     let mut builder = Builder::new("small", "image", DType::U8, shape);
@@ -121,7 +125,7 @@ pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
         filters: 40,
         window: same,
         padding: Padding::One,
-        lanes: (layout != Layout::Canonical).then_some(mask),
+        by_output_channel: (layout != Layout::Canonical).then_some(mask),
         rules: random.rules(Grid::Conv, 9, 40, 12),
         pool: None,
     };
@@ -164,7 +168,7 @@ pub fn small_model(seed: u64, layout: Layout, dtype: DType) -> Vec<u8> {
         scale: 0.25,
     };
     builder.operator("logits", d, "e", last).unwrap();
-    builder.finish(false).unwrap()
+    builder
 }
 
 /// Models to damage: all layouts, every output type.

@@ -4,7 +4,7 @@ use core::arch::aarch64::*;
 use core::array::from_fn;
 
 use crate::arch::generic::blocks::{self, Architecture, Convolution, Lanes, Product};
-use crate::blocks::Line;
+use crate::arch::line::Line;
 
 /// Sixteen lanes.
 #[derive(Clone, Copy)]

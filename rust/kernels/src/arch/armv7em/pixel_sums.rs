@@ -6,7 +6,7 @@ taps: see [`list`].
 use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
 
-use crate::pixel_sums::{MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters};
+use crate::arch::tables::{MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters};
 
 /// See the portable function of this name.
 pub(crate) fn move_down(words: &mut [u32], by: usize) {
@@ -181,12 +181,12 @@ pub(crate) fn sum_hits(
     is_paired: bool,
     known: u32,
 ) -> [u32; SEGMENT] {
-    let words = filters.shape().filter_words();
+    let words = filters.filter_words();
     let count = intervals.len().min(filters.weights().len() / words).min(32);
     if count == 0 {
         return [0; SEGMENT];
     }
-    assert!(table.len() >= filters.shape().table_words());
+    assert!(table.len() >= filters.table_words());
     let intervals = &intervals[..count];
     let mut task = Task {
         outside: [0; SEGMENT],

@@ -9,9 +9,9 @@ one's word of weight 4 waits in a register for the second's, of every four a wor
 use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
 
-use super::super::portable::{Bits, COUNTER_WORDS, Column, Moving, PICK_BLOCK, SegmentEdges};
+use crate::arch::groups::{GroupShape, SegmentEdges};
+use crate::arch::moving::{Bits, COUNTER_WORDS, Column, Moving, PICK_BLOCK};
 use crate::bits::lane_mask;
-use crate::lanes::LaneShape;
 
 /// See the portable function of this name.
 pub(crate) fn move_on(window: &mut Moving<'_>, first: usize) -> i32 {
@@ -656,7 +656,7 @@ unsafe extern "C" fn bits_of(task: *mut Changes) {
 /// See the portable function of this name. The picks come in another order, which is nobody's business.
 pub(crate) fn segment_changes(
     columns: [Column<'_>; 2],
-    shape: &LaneShape,
+    shape: &GroupShape,
     segment: usize,
     rows: (usize, usize),
     mask: &[u32],

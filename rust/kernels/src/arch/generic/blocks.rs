@@ -17,7 +17,7 @@ There is no border: the plane is padded, and what its padding adds to an accumul
     reason = "closures of iterators don't have the instructions of their caller"
 )]
 
-use crate::blocks::Line;
+use crate::arch::line::Line;
 use crate::shape::Sliding;
 
 /// Sixteen lanes of 32 bits.

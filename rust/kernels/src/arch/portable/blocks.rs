@@ -7,7 +7,7 @@ Any host has it, and Miri and the tests run the common loops through it.
 use core::array::from_fn;
 
 use crate::arch::generic::blocks::{self, Architecture, Convolution, Lanes, Product};
-use crate::blocks::Line;
+use crate::arch::line::Line;
 
 /// Plain Rust.
 pub(crate) enum Arrays {}

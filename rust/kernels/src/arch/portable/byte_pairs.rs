@@ -1,5 +1,5 @@
 /*!
-Products of widened bytes and 8-bit weights, four windows at a time: see [`byte_pairs`](crate::byte_pairs).
+Products of widened bytes and 8-bit weights, four windows at a time: see [`byte_pairs`](crate::methods::byte_pairs).
 */
 
 /// Windows that are taken together.

@@ -1,8 +1,8 @@
 /*!
-Sums of a segment's windows from a table: see [`pixel_sums`](crate::pixel_sums). Two of 16 bits lie in a word.
+Sums of a segment's windows from a table: see [`tables`](crate::arch::tables). Two of 16 bits lie in a word.
 */
 
-use crate::pixel_sums::{MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters};
+use crate::arch::tables::{MAX_CHANNELS, SEGMENT, SEGMENT_WORDS, SumFilters};
 
 const TOPS: u32 = 0x8000_8000;
 

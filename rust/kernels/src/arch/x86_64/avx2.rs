@@ -6,7 +6,7 @@ AVX2: sixteen lanes in two registers. The products are those of AVX-512BW, half 
 use core::arch::x86_64::*;
 
 use crate::arch::generic::blocks::{self, Architecture, Convolution, Lanes, Product};
-use crate::blocks::Line;
+use crate::arch::line::Line;
 
 /// Sixteen lanes.
 #[derive(Clone, Copy)]

@@ -13,7 +13,7 @@ use core::arch::x86_64::*;
 use core::marker::PhantomData;
 
 use crate::arch::generic::blocks::{self, Architecture, Convolution, Lanes, Product};
-use crate::blocks::Line;
+use crate::arch::line::Line;
 
 /// Sixteen lanes.
 #[derive(Clone, Copy)]

@@ -1,0 +1,3 @@
+//! Layers rewritten for the vector instructions of a host: the top floor.
+
+pub mod blocks;
