@@ -93,12 +93,12 @@ def read_file(path: Path, read: Callable[[Path], Graph]) -> Graph:
             raise ConversionError(
                 "bad-argument", f"{READER} is {chosen!r}; set it to {IN_PROCESS!r} or unset it"
             )
-        folder = path.is_dir()
+        saved_model = (path / "saved_model.pb").is_file()
         size = _size(path)
         if size > MAX_FILE:
             raise ConversionError("damaged-file", f"{size} bytes is too large for a model")
-        # TensorFlow reads a folder's checkpoint. It takes long to import and stays large, so it is not kept.
-        result = _ask_once(path, size) if folder else _ask(path, size)
+        # TensorFlow reads its checkpoint. It takes long to import and stays large, so it is not kept.
+        result = _ask_once(path, size) if saved_model else _ask(path, size)
         if isinstance(result, CbinError):
             raise result
         return result
