@@ -40,6 +40,7 @@ def _extension() -> Any:
     try:
         import os
         import sys
+        import zlib
 
         from torch.utils.cpp_extension import load
 
@@ -50,9 +51,10 @@ def _extension() -> Any:
         flags = list(_FLAGS)
         if platform.machine() in ("x86_64", "AMD64"):
             flags.append("-mprefer-vector-width=512")
-        return load(
-            "cbin_nn_fused", [str(Path(__file__).with_name("fused.cpp"))], extra_cflags=flags, verbose=False
-        )
+        source = Path(__file__).with_name("fused.cpp")
+        # Each version has a folder of its own in torch's cache: two of them don't overwrite each other.
+        name = f"cbin_nn_fused_{zlib.crc32(source.read_bytes()):08x}"
+        return load(name, [str(source)], extra_cflags=flags, verbose=False)
     except Exception as error:  # no compiler, no ninja, no cache folder: the plain modules do the work
         _log.warning("fused CPU kernels are not available (%s)", str(error).strip().split("\n")[0])
         return None
