@@ -1,12 +1,12 @@
 """Compare optimizers for binary networks at equal tuning, with the same data, epochs, schedule and seeds.
 
-    python scripts/ablation.py --data DIR --stage tuning     # 6 epochs, one seed, every step of every method
-    python scripts/ablation.py --data DIR --stage finals     # 6, 12 and 40 epochs, three seeds, the best steps
+    python scripts/ablation.py --data DIR --stage tuning     # 6 epochs, one seed, every step
+    python scripts/ablation.py --data DIR --stage finals     # 6, 12 and 40 epochs, three seeds, the best step
     python scripts/ablation.py --list                        # what has run, what is missing
     python scripts/ablation.py                               # the tables
 
 One quantity of each method is tuned, the step of its latent weights; nothing else is. Steps are powers of two
-from a declared first one: four at least, and on until the best has a worse neighbour on either side. The
+times a declared first one: four at least, and on until the best has a worse one at either side. The
 finals take each method at its own best step. Accuracy is that on the last 5,000 images of CIFAR-10's training
 split after the last epoch, which no run trains on; the test split is not read.
 
@@ -49,7 +49,8 @@ class Method:
 
     Attributes:
         title: in tables.
-        first: the first step of the grid; the others are its doubles, and its halves if need be.
+        first: the first step of the grid; the others are it times powers of two, see `tuned`.
+        stride: the declared steps are 2^stride apart; a power of two, above 1 where little is known.
         step: option of the optimizer that is the step of latent weights.
         optimizer: a name of `OPTIMIZERS`, `rivals`' among them; options too.
         model_options: of the network.
@@ -59,6 +60,7 @@ class Method:
 
     title: str
     first: float
+    stride: int = 1
     step: str = "latent_lr"
     optimizer: str = "adam"
     options: dict[str, Any] = field(default_factory=dict)
@@ -68,20 +70,27 @@ class Method:
 
 
 STE = {"estimator": "ste"}
+BOP = {"step": "gamma", "optimizer": "bop", "options": {"threshold": 1e-8}}
+RMS_MOMENTUM = {"momentum": 0.95, "nesterov": True, "normalize": True}
 METHODS = {
     "muon": Method("LatentMuon", 5e-4, optimizer="muon", final=True),
     "adam-approx": Method("Adam + ApproxSign", 4e-3, final=True),
     "adam-ste": Method("Adam + STE", 4e-3, model_options=STE, final=True),
-    "bop": Method("Bop", 2.5e-4, "gamma", "bop", {"threshold": 1e-8}, final=True),
+    "bop": Method("Bop", 2.5e-4, **BOP, final=True),
     "muon-ste": Method("LatentMuon + STE", 5e-4, optimizer="muon", model_options=STE),
-    "rms-momentum": Method(
-        "Momentum, RMS 1",
-        5e-4,
-        optimizer="momentum",
-        options={"momentum": 0.95, "nesterov": True, "normalize": True},
+    "bop-ste": Method("Bop + STE", 2.5e-4, **BOP, model_options=STE),
+    "rms-momentum": Method("Momentum, RMS 1", 5e-4, optimizer="momentum", options=RMS_MOMENTUM),
+    "sgd": Method("SGD with momentum 0.9", 0.01, stride=2, optimizer="momentum"),
+    # gamma, threshold and sigma are the paper's for CIFAR-10.
+    "bop2": Method(
+        "Bop, second order",
+        1e-7,
+        stride=4,
+        step="gamma",
+        optimizer="bop2",
+        options={"threshold": 1e-6, "sigma": 1e-3},
     ),
-    "sgd": Method("SGD with momentum 0.9", 0.1, optimizer="momentum"),
-    "bop2": Method("Bop, second order", 2.5e-4, "gamma", "bop2", {"threshold": 1e-6, "sigma": 1e-3}),
+    "bayesbinn": Method("BayesBiNN", 7.5e-5, optimizer="bayesbinn"),
     "adam-reste": Method("Adam + ReSTE", 4e-3, model_options={"estimator": "reste"}),
     "adam-ede": Method("Adam + IR-Net's EDE", 4e-3, model_options={"estimator": "ede"}),
     "adam-two-stage": Method(
@@ -157,32 +166,35 @@ class Records:
 def tuned(records: Records, network: str, method: str, images: int) -> dict[float, float | None]:
     """The grid of a method, ascending: step -> accuracy, None where it is still to run.
 
-    It holds the declared steps and, once these are done, the one beyond either end that the best is at.
+    It holds the declared steps; once these are done, the one beyond the end that the best is at; and, where
+    the declared ones are further apart than a factor of 2, those around the best, until they are not.
     """
     epochs, seeds = TUNING
-    first = METHODS[method].first
+    first, stride = METHODS[method].first, METHODS[method].stride
 
     def accuracy(power: int) -> float | None:
         return records.accuracy(Run(network, method, first * 2.0**power, epochs, seeds[0], images))
 
-    low, high = 0, FEWEST_STEPS - 1
+    powers = set(range(0, FEWEST_STEPS * stride, stride))
     while True:
-        grid = {power: accuracy(power) for power in range(low, high + 1)}
+        grid = {power: accuracy(power) for power in sorted(powers)}
         done = {power: value for power, value in grid.items() if value is not None}
-        best = max(done, key=done.__getitem__) if len(done) == len(grid) else None
-        if best == low:
-            low -= 1
-        elif best == high:
-            high += 1
-        else:
-            return {first * 2.0**power: value for power, value in grid.items()}
+        if len(done) == len(grid):
+            best = max(done, key=done.__getitem__)
+            if stride > 1 and best not in (min(powers), max(powers)):
+                stride //= 2
+            around = {best - stride, best + stride}
+            if not around <= powers:
+                powers |= around
+                continue
+        return {first * 2.0**power: value for power, value in grid.items()}
 
 
 def best_step(records: Records, network: str, method: str, images: int) -> float | None:
     """The step of the highest accuracy in a tuning that is complete, else None."""
-    grid = {step: value or 0.0 for step, value in tuned(records, network, method, images).items()}
-    complete = None not in tuned(records, network, method, images).values()
-    return max(grid, key=grid.__getitem__) if complete else None
+    grid = tuned(records, network, method, images)
+    found = {step: value for step, value in grid.items() if value is not None}
+    return max(found, key=found.__getitem__) if len(found) == len(grid) else None
 
 
 def finalists(records: Records, network: str, images: int) -> list[str]:
@@ -207,9 +219,7 @@ def tuning(records: Records, network: str, only: list[str], images: int) -> Iter
                 yield Run(network, name, order[place], epochs, seeds[0], images)
 
 
-def finals(
-    records: Records, network: str, only: list[str], images: int, budgets: list[int]
-) -> Iterator[Run]:
+def finals(records: Records, network: str, only: list[str], images: int, budgets: list[int]) -> Iterator[Run]:
     """The runs of the finals whose method is tuned, seed by seed."""
     steps = {
         name: best_step(records, network, name, images)
@@ -228,9 +238,14 @@ def finals(
 
 
 def watch_updates(optimizer: Any, path: Path, every: int) -> None:
-    """Append the root mean square of every `every`-th step of the latent weights to a file, each with its rate.
+    """Append the root mean square of some steps of the latent weights to a file, each with its rate.
 
-    The step is measured as it was done: clipped at the bound of the latent weights.
+    A step is measured as it was done: clipped at the bound of the latent weights.
+
+    Args:
+        optimizer: an optimizer of `cbin_nn.train.optimizers`.
+        path: the file.
+        every: measure one step of so many.
     """
     import torch
 
@@ -332,7 +347,10 @@ def tuning_table(records: Records, network: str, images: int) -> str:
 
 def finals_table(records: Records, network: str, images: int) -> str:
     """A row a method and budget: mean, sample standard deviation, each seed."""
-    lines = ["| Epochs | Method | Step | Mean | Standard deviation | Each seed |", "|---|---|---|---:|---:|---|"]
+    lines = [
+        "| Epochs | Method | Step | Mean | Standard deviation | Each seed |",
+        "|---|---|---|---:|---:|---|",
+    ]
     for epochs, seeds in FINALS.items():
         rows = []
         for name, method in METHODS.items():
@@ -344,8 +362,9 @@ def finals_table(records: Records, network: str, images: int) -> str:
             if found:
                 spread = percent(statistics.stdev(found)) if len(found) > 1 else ""
                 each = ", ".join(map(percent, found))
-                row = f"| {epochs} | {method.title} | {step:.3g} | {percent(statistics.fmean(found))} | {spread} | {each} |"
-                rows.append((statistics.fmean(found), row))
+                mean = statistics.fmean(found)
+                cells = [str(epochs), method.title, f"{step:.3g}", percent(mean), spread, each]
+                rows.append((mean, f"| {' | '.join(cells)} |"))
         lines += [row for _, row in sorted(rows, reverse=True)]
     return "\n".join(lines)
 
@@ -369,9 +388,7 @@ def main() -> None:
     def plan(stage: str) -> list[Run]:
         if stage == "tuning":
             return list(tuning(records, options.network, only, options.images))
-        return list(
-            finals(records, options.network, only, options.images, options.epochs or list(FINALS))
-        )
+        return list(finals(records, options.network, only, options.images, options.epochs or list(FINALS)))
 
     if options.list:
         for stage in [options.stage] if options.stage else ["tuning", "finals"]:

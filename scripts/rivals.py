@@ -1,4 +1,4 @@
-"""Optimizers that only the comparison of `ablation.py` needs: what the methods of others do to latent weights.
+"""Optimizers that only the comparison of `ablation.py` needs: the steps of others on latent weights.
 
 Each is a `LatentAdam` with another step for the `binary` groups; all else, the other parameters and the bound
 of the latent weights among it, is the same, so that what is compared is the step.
@@ -52,8 +52,8 @@ class LatentMomentum(LatentAdam):
 class SecondOrderBop(Bop):
     r"""Bop with a second moment (Suarez-Ramirez et al., "Bop and beyond", 2021), without its bias correction.
 
-        m = (1 - gamma) m + gamma g;  v = (1 - sigma) v + sigma g^2
-        w = -w where |m / (sqrt(v) + eps)| > threshold and sign(m) = sign(w)
+    m = (1 - gamma) m + gamma g;  v = (1 - sigma) v + sigma g^2
+    w = -w where |m / (sqrt(v) + eps)| > threshold and sign(m) = sign(w)
     """
 
     def __init__(
@@ -72,5 +72,44 @@ class SecondOrderBop(Bop):
         return average / (square.sqrt() + group["eps"])
 
 
+class BayesBiNN(LatentAdam):
+    r"""The Bayesian learning rule on Bernoulli weights (Meng et al. 2020), as their code does it on CIFAR-10.
+
+        w = sign(l + r), with r = logit(uniform) / 2                 (their tanh of 1e10 (l + r))
+        l = l - lr (N g / (1 - tanh(l)^2 + 1e-10) + l)               (the prior's natural parameter is 0)
+
+    for a training set of N images and the gradient g at the sampled w, which the network computes with. l
+    starts at 10 times the weights' signs, as theirs. In float32 the factor of g is 1e10 there, so l soon
+    leaves all sampling noise behind: its sign is that of an average of gradients that forgets at the rate lr,
+    Bop without a threshold.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float = 1e-3, *, train_set_size: int = 45_000, **options: Any
+    ) -> None:
+        super().__init__(params, lr, **options)
+        self._add_options(train_set_size=train_set_size)
+
+    def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor:
+        if not group["binary"]:
+            return super()._direction(p, group)
+        state = self.state[p]
+        if not state:
+            state["step"] = 0
+            state["natural"] = torch.where(p >= 0, 10.0, -10.0)
+        state["step"] += 1
+        natural: Tensor = state["natural"]
+        assert p.grad is not None
+        return group["train_set_size"] * p.grad / (1 - natural.tanh().square() + 1e-10) + natural
+
+    def _move(self, p: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[p]
+        natural: Tensor = state["natural"].sub_(direction, alpha=group["lr"])
+        # From the step alone, so that a resumed run draws the same.
+        generator = torch.Generator().manual_seed(state["step"])
+        noise = torch.rand(p.shape, generator=generator).logit().to(p.device) / 2
+        p.copy_(torch.where(natural + noise >= 0, 1.0, -1.0))
+
+
 #: Joins `cbin_nn.train.optimizers.OPTIMIZERS` while the comparison runs.
-OPTIMIZERS = {"momentum": LatentMomentum, "bop2": SecondOrderBop}
+OPTIMIZERS = {"bayesbinn": BayesBiNN, "bop2": SecondOrderBop, "momentum": LatentMomentum}

@@ -174,9 +174,7 @@ def block(
         bfloat16 `[N, C, H/2, W/2]` of -1 and +1, and the pooled plane's mean and unbiased
         variance, float64 `[C]`, for the running statistics.
     """
-    out: tuple[Tensor, Tensor, Tensor] = _Block.apply(
-        c, bias, slope, gamma, beta, scale, eps, estimator
-    )
+    out: tuple[Tensor, Tensor, Tensor] = _Block.apply(c, bias, slope, gamma, beta, scale, eps, estimator)
     return out
 
 
