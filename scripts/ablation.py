@@ -96,6 +96,13 @@ METHODS = {
     "adam-two-stage": Method(
         "AdamBNN's two stages", 4e-3, recipe=lambda epochs: {"real_weight_epochs": epochs // 2}
     ),
+    # Its network has no fused kernels.
+    "adam-surge": Method(
+        "Adam + STE + SURGE-like auxiliary gradient",
+        4e-3,
+        model_options=STE,
+        recipe=lambda epochs: {"model": "surge", "fused": False},
+    ),
 }
 
 
@@ -282,10 +289,9 @@ def train(run: Run, images: Any, labels: Any, folder: Path) -> dict[str, Any]:
     import rivals
     import torch
     from cbin_nn.train import Recipe, Trainer
-    from cbin_nn.train.optimizers import OPTIMIZERS
     from cbin_nn.train.trainer import make_fabric
 
-    OPTIMIZERS.update(rivals.OPTIMIZERS)
+    rivals.register()
     recipe = Recipe().replace(**run.recipe())
     trainer = Trainer(recipe, images, labels, folder, fabric=make_fabric("cpu"))
     updates = folder / "updates.csv"

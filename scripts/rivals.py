@@ -1,7 +1,7 @@
-"""Optimizers that only the comparison of `ablation.py` needs: the steps of others on latent weights.
+"""What only the comparison of `ablation.py` needs: the steps of others on latent weights, their gradients.
 
-Each is a `LatentAdam` with another step for the `binary` groups; all else, the other parameters and the bound
-of the latent weights among it, is the same, so that what is compared is the step.
+Each optimizer is a `LatentAdam` with another step for the `binary` groups; all else, the other parameters and
+the bound of the latent weights among it, is the same, so that what is compared is the step.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from cbin_nn.train.optimizers import Bop, LatentAdam
-from torch import Tensor
+from cbin_nn.train.models import MODELS, SmallCifar
+from cbin_nn.train.optimizers import OPTIMIZERS, Bop, LatentAdam
+from torch import Tensor, nn
 
 
 class LatentMomentum(LatentAdam):
@@ -111,5 +112,66 @@ class BayesBiNN(LatentAdam):
         p.copy_(torch.where(natural + noise >= 0, 1.0, -1.0))
 
 
-#: Joins `cbin_nn.train.optimizers.OPTIMIZERS` while the comparison runs.
-OPTIMIZERS = {"bayesbinn": BayesBiNN, "bop2": SecondOrderBop, "momentum": LatentMomentum}
+class _Balance(torch.autograd.Function):
+    """x twice; its gradient is that of the first, plus that of the second scaled to `share` of its norm."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        ctx.share = share
+        return x.view_as(x), x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, binary: Tensor, auxiliary: Tensor) -> tuple[Tensor, None]:
+        scale = ctx.share * binary.norm() / (auxiliary.norm() + 1e-8)
+        return binary + scale * auxiliary, None
+
+
+class Compensated(nn.Module):
+    r"""A binary layer on real inputs with SURGE's auxiliary gradient (Huang et al. 2026).
+
+        y = layer(sign(x)) + (f(x) - f(x)'),   f a real layer of the same form, ' without gradient
+
+    The forward pass is the binary layer's alone. The gradient of x is that through sign's estimator, and that
+    through f scaled to `share` of its norm; f learns from the gradient of y.
+
+    Args:
+        layer: the binary layer.
+        sign: what binarizes its input.
+        real: f.
+        share: eta of the paper, which gives no value; 0.1 here.
+    """
+
+    def __init__(self, layer: nn.Module, sign: nn.Module, real: nn.Module, share: float = 0.1) -> None:
+        super().__init__()
+        self.layer, self.sign, self.real, self.share = layer, sign, real, share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The binary layer's output of the signs of `x`."""
+        if not self.training:
+            signs: Tensor = self.layer(self.sign(x))
+            return signs
+        x, copy = _Balance.apply(x, self.share)
+        auxiliary = self.real(copy)
+        y: Tensor = self.layer(self.sign(x)) + (auxiliary - auxiliary.detach())
+        return y
+
+
+class SurgeCifar(SmallCifar):
+    """`SmallCifar` whose layers after the first have SURGE's auxiliary gradient."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for before, block in ((self.block1, self.block2), (self.block2, self.block3)):
+            outputs, inputs, *window = block.conv.weight.shape
+            real = nn.Conv2d(inputs, outputs, window, padding=block.conv.padding, bias=False)
+            block.conv = Compensated(block.conv, before.sign, real)
+            before.sign = nn.Identity()
+        outputs, inputs = self.dense.weight.shape
+        self.dense = Compensated(self.dense, self.block3.sign, nn.Linear(inputs, outputs, bias=False))
+        self.block3.sign = nn.Identity()
+
+
+def register() -> None:
+    """Let recipes name what is here."""
+    OPTIMIZERS.update(bayesbinn=BayesBiNN, bop2=SecondOrderBop, momentum=LatentMomentum)
+    MODELS.update(surge=SurgeCifar)

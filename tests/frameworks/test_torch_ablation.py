@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,18 @@ def torch() -> Any:
 
 
 @pytest.fixture
-def ablation(monkeypatch: pytest.MonkeyPatch) -> Any:
+def ablation(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The script; what it registers is taken out again."""
     monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
     import ablation
+    from cbin_nn.train.models import MODELS
+    from cbin_nn.train.optimizers import OPTIMIZERS
 
-    return ablation
+    before = [(table, dict(table)) for table in (MODELS, OPTIMIZERS)]
+    yield ablation
+    for table, values in before:
+        table.clear()
+        table.update(values)
 
 
 @pytest.fixture
@@ -119,6 +127,39 @@ def test_bayesbinn_samples_by_its_rule(torch: Any, rivals: Any) -> None:
     assert (weights[-1] == -np.sign(average)).mean() > 0.95
 
 
+def test_the_auxiliary_gradient_leaves_the_forward_pass_and_has_its_share(torch: Any, rivals: Any) -> None:
+    from cbin_nn.train import BinaryLinear, Sign
+
+    torch.manual_seed(0)
+    layer, real = BinaryLinear(12, 5), torch.nn.Linear(12, 5, bias=False)
+    compensated = rivals.Compensated(layer, Sign("ste"), real, share=0.3)
+    x = torch.randn(7, 12)
+    upstream = torch.randn(7, 5)
+    gradients = []
+    for function in (lambda v: layer(Sign("ste")(v)), real, compensated):
+        v = x.clone().requires_grad_()
+        function(v).backward(upstream)
+        gradients.append(v.grad)
+    binary, auxiliary, both = gradients
+    assert torch.equal(compensated(x), layer(Sign("ste")(x)))
+    assert torch.equal(compensated.eval()(x), layer(Sign("ste")(x)))
+    torch.testing.assert_close(both, binary + 0.3 * auxiliary * binary.norm() / auxiliary.norm())
+
+
+def test_a_network_with_auxiliary_gradients_computes_the_same(torch: Any, rivals: Any) -> None:
+    from cbin_nn.images import draw_images
+    from cbin_nn.train import SmallCifar, binary_parameters, predict
+
+    torch.manual_seed(1)
+    surge = rivals.SurgeCifar(estimator="ste")
+    plain = SmallCifar(estimator="ste")
+    values = {k.replace(".layer.", "."): v for k, v in surge.state_dict().items() if ".real." not in k}
+    plain.load_state_dict(values)
+    images = draw_images(20, 32, 32, seed=2)
+    assert torch.equal(predict(surge, images), predict(plain, images))
+    assert len(binary_parameters(surge)) == 4
+
+
 # ------------------------------------------------------------------------------------------------
 # the stages
 
@@ -174,9 +215,6 @@ def test_a_grid_goes_on_until_the_best_has_a_worse_step_at_either_side(
 def test_a_finished_run_is_not_run_again_and_tables_are_of_the_records(
     ablation: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
 ) -> None:
-    from cbin_nn.train.optimizers import OPTIMIZERS
-
-    monkeypatch.setitem(OPTIMIZERS, "muon", OPTIMIZERS["muon"])  # restores the table of optimizers
     images, labels = synthetic.draw(400)
     monkeypatch.setattr(ablation, "HOLD_BACK", 100)
     run = ablation.Run("smallcifar", "muon", 1e-3, 2, 0, 300)
