@@ -72,7 +72,7 @@ def convolution_dtype() -> torch.dtype:
     A CPU without instructions for bfloat16 emulates it, at three times the time of float32. The planes stay
     in bfloat16 either way, so the forward pass has the same bits.
     """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     known = [capabilities[name] for name in ("avx512_bf16", "amx_bf16", "bf16") if name in capabilities]
     return torch.float32 if known and not any(known) else torch.bfloat16
 

@@ -345,7 +345,12 @@ def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
-OPTIMIZERS = {"adam": LatentAdam, "flip-rate": FlipRateAdam, "bop": Bop, "muon": LatentMuon}
+OPTIMIZERS: dict[str, type[LatentAdam]] = {
+    "adam": LatentAdam,
+    "flip-rate": FlipRateAdam,
+    "bop": Bop,
+    "muon": LatentMuon,
+}
 
 
 def make_optimizer(model: nn.Module, name: str, **options: Any) -> LatentAdam:
