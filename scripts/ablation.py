@@ -1,7 +1,7 @@
 """Compare optimizers for binary networks at equal tuning, with the same data, epochs, schedule and seeds.
 
     python scripts/ablation.py --data DIR --stage tuning     # 6 epochs, one seed, every step
-    python scripts/ablation.py --data DIR --stage finals     # 6, 12 and 40 epochs, three seeds, the best step
+    python scripts/ablation.py --data DIR --stage finals     # 6, 12 and 40 epochs, three seeds, and 150, one
     python scripts/ablation.py --list                        # what has run, what is missing
     python scripts/ablation.py                               # the tables
 
@@ -32,7 +32,7 @@ HOLD_BACK = 5000
 FEWEST_STEPS = 4
 TUNING = (6, (0,))
 #: Epochs -> seeds.
-FINALS = {6: (0, 1, 2), 12: (0, 1, 2), 40: (0, 1, 2)}
+FINALS = {6: (0, 1, 2), 12: (0, 1, 2), 40: (0, 1, 2), 150: (0,)}
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "bench" / "record" / "optimizer"
 
