@@ -56,6 +56,7 @@ class Method:
         model_options: of the network.
         recipe: other fields of the recipe, from the number of epochs.
         final: whether it is in the finals whatever the tuning says.
+        variant: a change to ours that shows what matters in it; runs where `--only` asks for it.
     """
 
     title: str
@@ -67,6 +68,7 @@ class Method:
     model_options: dict[str, Any] = field(default_factory=dict)
     recipe: Callable[[int], dict[str, Any]] = lambda epochs: {}
     final: bool = False
+    variant: bool = False
 
 
 STE = {"estimator": "ste"}
@@ -95,6 +97,13 @@ METHODS = {
     "adam-ede": Method("Adam + IR-Net's EDE", 4e-3, model_options={"estimator": "ede"}),
     "adam-two-stage": Method(
         "AdamBNN's two stages", 4e-3, recipe=lambda epochs: {"real_weight_epochs": epochs // 2}
+    ),
+    "muon-momentum-0.9": Method(
+        "LatentMuon, momentum 0.9", 5e-4, optimizer="muon", options={"momentum": 0.9}, variant=True
+    ),
+    # Latent weights forget within 1 / (latent_lr latent_decay) steps, the later in a run the slower.
+    "muon-decay-2": Method(
+        "LatentMuon, decay 2", 5e-4, optimizer="muon", options={"latent_decay": 2.0}, variant=True
     ),
     # Its network has no fused kernels.
     "adam-surge": Method(
@@ -207,7 +216,7 @@ def best_step(records: Records, network: str, method: str, images: int) -> float
 def finalists(records: Records, network: str, images: int) -> list[str]:
     """The declared ones, and the best of the others once all of these are tuned."""
     chosen = [name for name, method in METHODS.items() if method.final]
-    others = [name for name in METHODS if name not in chosen]
+    others = [name for name, method in METHODS.items() if not (method.final or method.variant)]
     grids = {name: tuned(records, network, name, images).values() for name in others}
     if any(None in grid for grid in grids.values()):
         return chosen
@@ -388,7 +397,7 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("-o", "--out", type=Path, default=Path("build/ablation"), help="folders of the runs")
     options = parser.parse_args()
-    only = options.only or list(METHODS)
+    only = options.only or [name for name, method in METHODS.items() if not method.variant]
     records = Records(options.records)
 
     def plan(stage: str) -> list[Run]:
