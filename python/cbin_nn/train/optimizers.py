@@ -277,10 +277,10 @@ class LatentMuon(LatentAdam):
     Why this suits latent weights. A binary layer sees only their signs, so neither their size nor that of
     their gradient means anything, and a weight is as far from its flip as a sum of *steps* is. What has to be
     chosen is the size of a step against the weights' first range and their bound. Here it is the learning
-    rate and nothing else, whatever the scale of the gradient or the shape of the layer. Momentum may lie along
-    few directions that all filters share, most so in a first layer; orthogonalised, the others flip weights
-    too. A step moves no weight across 0 that is further from it than the step is long, so flips die out with
-    the schedule of `lr`.
+    rate and nothing else, whatever the scale of the gradient or the shape of the layer. Momentum may lie
+    along few directions that all filters share, most so in a first layer; orthogonalised, the others flip
+    weights too. A step moves no weight across 0 that is further from it than the step is long, so flips die
+    out with the schedule of `lr`.
 
     Args:
         params: parameters or groups.
