@@ -309,13 +309,19 @@ def fused_module(torch: Any) -> Any:
 
 
 @pytest.mark.parametrize("channels", [32, 64])
-def test_the_fused_block_is_the_modules(torch: Any, channels: int) -> None:
-    fused_module(torch)
+@pytest.mark.parametrize("estimator", ["approx", "ste"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_fused_block_is_the_modules(
+    torch: Any, monkeypatch: pytest.MonkeyPatch, channels: int, estimator: str, dtype: str
+) -> None:
+    fused = fused_module(torch)
     from cbin_nn.train import BinaryConv2d
     from cbin_nn.train.models import BinaryBlock
 
+    assert estimator in fused.ESTIMATORS
+    monkeypatch.setattr(fused, "convolution_dtype", lambda: getattr(torch, dtype))
     torch.manual_seed(channels)
-    block = BinaryBlock(BinaryConv2d(8, channels, 3, padding=1), 2**-3)
+    block = BinaryBlock(BinaryConv2d(8, channels, 3, padding=1), 2**-3, estimator)
     scramble(torch, block, channels)
     x = (
         torch.where(torch.rand(10, 8, 12, 6) < 0.5, -1.0, 1.0)
@@ -443,14 +449,145 @@ def test_optimizer_options_are_checked(torch: Any) -> None:
     from cbin_nn.train.optimizers import make_optimizer
 
     model = SmallCifar()
-    with pytest.raises(InvalidArgument, match="optimizer: expected one of adam, flip-rate, bop, got 'sgd'"):
+    known = "adam, flip-rate, bop, muon"
+    with pytest.raises(InvalidArgument, match=f"optimizer: expected one of {known}, got 'sgd'"):
         make_optimizer(model, "sgd")
     with pytest.raises(InvalidArgument, match=r"optimizer 'adam': .*gamma"):
         make_optimizer(model, "adam", gamma=1)
     with pytest.raises(InvalidArgument, match="flip_rate: expected a positive number"):
         make_optimizer(model, "flip-rate", flip_rate=0.0)
+    with pytest.raises(InvalidArgument, match="latent_lr: expected a positive number"):
+        make_optimizer(model, "adam", latent_lr=-1.0)
+    with pytest.raises(InvalidArgument, match="momentum: expected 0 to below 1, got 1"):
+        make_optimizer(model, "muon", momentum=1.0)
     groups = make_optimizer(model, "bop", lr=0.5).param_groups
     assert [g["binary"] for g in groups] == [True, False] and len(groups[0]["params"]) == 4
+    assert [g["lr"] for g in groups] == [0.5, 0.5]
+
+
+def test_latent_weights_have_a_learning_rate_of_their_own(torch: Any) -> None:
+    """In the parameter groups, so that torch's own schedulers drive both from where each began."""
+    from cbin_nn.train import LatentAdam
+
+    latent, other = (torch.nn.Parameter(torch.full((3,), 0.5)) for _ in range(2))
+    optimizer = LatentAdam(
+        [{"params": [latent], "binary": True}, {"params": [other]}], lr=1e-3, latent_lr=1e-2
+    )
+    assert [g["lr"] for g in optimizer.param_groups] == [1e-2, 1e-3]
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "binary": True, "lr": 0.1})
+    assert [g["initial_lr"] for g in optimizer.param_groups] == [1e-2, 1e-3, 0.1]
+    moved = []
+    for _ in range(2):
+        before = latent.detach().clone(), other.detach().clone()
+        latent.grad, other.grad = torch.ones(3), torch.ones(3)
+        optimizer.step()
+        moved.append([float((b - p.detach())[0]) for b, p in zip(before, (latent, other), strict=True)])
+        for group, rate in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=False):
+            group["lr"] = group["initial_lr"] * rate(1)
+    np.testing.assert_allclose(moved, [[1e-2, 1e-3], [5e-3, 5e-4]], rtol=1e-4)
+
+
+#: Shapes of latent tensors: wide and tall convolutions, depthwise, dense.
+SHAPES = [(6, 5, 3, 3), (40, 2, 3, 3), (8, 1, 3, 3), (10, 64)]
+
+
+def naive_orthogonalized(matrix: Any) -> Any:
+    """Newton-Schulz on the singular values alone, in float64: U p(p(...p(S / |S|))) V^T."""
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    s = s / np.sqrt((s**2).sum())
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return (u * s) @ v
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_latent_muon_steps_by_its_rule(torch: Any, shape: tuple[int, ...]) -> None:
+    from cbin_nn.train import LatentMuon
+
+    rng = np.random.default_rng(3)
+    weights = rng.uniform(-1, 1, shape)
+    p = torch.nn.Parameter(torch.tensor(weights, dtype=torch.float32))
+    optimizer = LatentMuon([{"params": [p], "binary": True}], latent_lr=0.05)
+    average = np.zeros(shape)
+    flipped = 0
+    for _ in range(20):
+        gradient = rng.normal(size=shape)
+        average = 0.95 * average + 0.05 * gradient
+        direction = naive_orthogonalized((0.95 * average + 0.05 * gradient).reshape(shape[0], -1))
+        direction = direction.reshape(shape) * math.sqrt(max(direction.shape))
+        before = weights >= 0
+        weights = np.clip(weights - 0.05 * direction, -1, 1)
+        p.grad = torch.tensor(gradient, dtype=torch.float32)
+        optimizer.step()
+        np.testing.assert_allclose(p.detach(), weights, atol=2e-5)
+        assert optimizer.flips == [int((before != (weights >= 0)).sum())]
+        flipped += optimizer.flips[0]
+    assert flipped > 20
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_step_of_latent_muon_does_not_see_the_gradients_scale(torch: Any, shape: tuple[int, ...]) -> None:
+    """Its root mean square is about the learning rate, from the first step on, in any layer."""
+    from cbin_nn.train import LatentMuon
+
+    walks = []
+    for scale in (1.0, 1e-8, 1e6):
+        generator = torch.Generator().manual_seed(1)
+        p = torch.nn.Parameter(torch.zeros(shape))
+        optimizer = LatentMuon([{"params": [p], "binary": True}], latent_lr=1e-3)
+        walk = [p.detach().clone()]
+        for _ in range(5):
+            p.grad = torch.randn(shape, generator=generator) * scale
+            optimizer.step()
+            walk.append(p.detach().clone())
+            assert 0.68e-3 < float((walk[-1] - walk[-2]).square().mean().sqrt()) < 1.21e-3
+        walks.append(torch.stack(walk))
+    for other in walks[1:]:
+        torch.testing.assert_close(other, walks[0], rtol=0, atol=1e-6)
+    p.grad = torch.zeros(shape)
+    optimizer.state[p]["average"].zero_()
+    optimizer.step()  # no gradient at all: no step, and no division by 0
+    assert torch.equal(p.detach(), walks[-1][-1])
+
+
+def test_flips_of_latent_muon_die_out_with_the_schedule(torch: Any) -> None:
+    from cbin_nn.train import LatentMuon
+
+    generator = torch.Generator().manual_seed(0)
+    p = torch.nn.Parameter(torch.rand(32, 16, 3, 3, generator=generator) * 2 - 1)
+    optimizer = LatentMuon([{"params": [p], "binary": True}], latent_lr=1e-2)
+    rates = []
+    for share in (1.0, 0.5, 0.1, 0.01, 0.0):
+        optimizer.param_groups[0]["lr"] = 1e-2 * share
+        flips = 0
+        for _ in range(100):
+            before = p.detach().clone()
+            p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step()
+            # No weight flips that was further from 0 than the step is long.
+            step = (p.detach() - before).abs().max()
+            assert optimizer.flips[0] <= int((before.abs() <= step).sum())
+            flips += optimizer.flips[0]
+        rates.append(flips)
+    assert rates[0] > 1000 and rates[-1] == 0
+    for share, flips in zip((0.5, 0.1, 0.01), rates[1:], strict=False):
+        assert 0.5 * share < flips / rates[0] < 2 * share, rates
+
+
+def test_orthogonalize_brings_singular_values_to_about_one(torch: Any) -> None:
+    from cbin_nn.train.optimizers import orthogonalize
+
+    for shape in ((12, 40), (40, 12)):
+        generator = torch.Generator().manual_seed(2)
+        u, _, v = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
+        singular = torch.logspace(0, -1.8, 12)
+        result = orthogonalize((u * singular) @ v)
+        core = u.T @ result @ v.T
+        values = core.diagonal()
+        assert float(values.min()) > 0.68 and float(values.max()) < 1.21
+        torch.testing.assert_close(core, torch.diag(values), rtol=0, atol=1e-4)
+    assert torch.equal(orthogonalize(torch.zeros(3, 5)), torch.zeros(3, 5))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -577,7 +714,7 @@ def assert_same_numbers(torch: Any, a: Path, b: Path) -> None:
         assert {**x, "seconds": 0} == {**y, "seconds": 0}
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "flip-rate", "bop"])
+@pytest.mark.parametrize("optimizer", ["adam", "flip-rate", "bop", "muon"])
 def test_a_killed_run_goes_on_to_the_same_numbers(torch: Any, tmp_path: Path, optimizer: str) -> None:
     changes = (f"optimizer={optimizer}", "epochs=5", "decay=2", "recalibrate=400")
     finish(start(tmp_path / "whole", *changes))
@@ -620,9 +757,10 @@ def test_a_trapezoid_may_go_on_and_another_recipe_may_not(torch: Any, tmp_path: 
         Trainer(recipe, images, labels, tmp_path)
 
 
-def test_two_processes_make_the_same_network_within_noise(torch: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_two_processes_make_the_same_network_within_noise(torch: Any, tmp_path: Path, optimizer: str) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    changes = ["epochs=6", "decay=3", "ema=0"]
+    changes = ["epochs=6", "decay=3", "ema=0", f"optimizer={optimizer}"]
     done = subprocess.run(
         [*launcher, str(PROGRAM), str(tmp_path / "two"), *changes],
         capture_output=True,
@@ -711,6 +849,7 @@ def test_schedules() -> None:
     trapezoid = Recipe(epochs=10, decay=4, warmup=5, lr=1.0)
     rates = [trapezoid.learning_rate(step, 10) for step in range(100)]
     assert rates[:5] == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert trapezoid.replace(lr=0.5).rate(1, 10) == 0.4  # a share, whatever the rate
     assert set(rates[5:60]) == {1.0}
     np.testing.assert_allclose(rates[60:], 1 - np.arange(40) / 40)
     cosine = Recipe(epochs=10, schedule="cosine", warmup=0, lr=1.0)

@@ -7,7 +7,7 @@ Needs the extra `torch` (`pip install 'cbin-nn[torch]'`).
 - `layers`: `BinaryConv2d`, `BinaryDepthwiseConv2d`, `BinaryLinear`, `QuantizedConv2d`, `RSign`, `RPReLU`,
   `Shift`.
 - `estimators`: `Sign` and the gradients it can have.
-- `optimizers`: `LatentAdam`, `Bop`, `FlipRateAdam`.
+- `optimizers`: `LatentAdam`, `LatentMuon`, `Bop`, `FlipRateAdam`.
 - `variation`: `RowVariation`, what a loss adds for fewer instructions on a board.
 - `recipe`, `trainer`: a training run as configuration; deterministic, resumable, one process or many.
 - `export`: `convert` takes a trained network to a `.cbn` model, exactly.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         set_binarize,
     )
     from .models import SmallCifar
-    from .optimizers import Bop, FlipRateAdam, LatentAdam, group_parameters
+    from .optimizers import Bop, FlipRateAdam, LatentAdam, LatentMuon, group_parameters
     from .recipe import Recipe
     from .trainer import Trainer, load_run, predict, train
     from .variation import RowVariation, row_variation
@@ -47,6 +47,7 @@ _HOME = {
     "Bop": "optimizers",
     "FlipRateAdam": "optimizers",
     "LatentAdam": "optimizers",
+    "LatentMuon": "optimizers",
     "QuantizedConv2d": "layers",
     "RPReLU": "layers",
     "RSign": "layers",
@@ -75,6 +76,7 @@ __all__ = [
     "Bop",
     "FlipRateAdam",
     "LatentAdam",
+    "LatentMuon",
     "QuantizedConv2d",
     "RPReLU",
     "RSign",

@@ -57,23 +57,24 @@ Tensor sign_fwd(Tensor p, Tensor a, Tensor bb) {
   (C == 32 ? sign_t<32> : sign_t<64>)(p.data_ptr<float>(), (bf*)o.data_ptr(), a.data_ptr<float>(), bb.data_ptr<float>(), p.numel() / C);
   return o;
 }
-static inline float approx(float z, float width) { float u = z < 0 ? -z : z; u = u * width; return u < 1 ? (2 - 2 * u) * width : 0; }
-template <int C>
-static void sums_t(const bf* g, const float* p, const float* a, const float* bb, float* part, int64_t M, float width) {
+// Derivative that stands for sign's: ApproxSign's max(0, 2 - 2|z|), or with STE the clipped identity's 1 where |z| <= 1.
+template <bool STE> static inline float derivative(float z) { float u = z < 0 ? -z : z; return STE ? (u <= 1 ? 1.f : 0.f) : (u < 1 ? 2 - 2 * u : 0.f); }
+template <int C, bool STE>
+static void sums_t(const bf* g, const float* p, const float* a, const float* bb, float* part, int64_t M) {
   at::parallel_for(0, CH, 1, [&](int64_t st, int64_t e) {
     for (int64_t t = st; t < e; t++) {
       float s1[C] = {0}, s2[C] = {0};
       for (int64_t m = M * t / CH; m < M * (t + 1) / CH; m++) for (int k = 0; k < C; k++) {
-        float z = p[m * C + k] * a[k] + bb[k], gz = f(g[m * C + k]) * approx(z, width);
+        float z = p[m * C + k] * a[k] + bb[k], gz = f(g[m * C + k]) * derivative<STE>(z);
         s1[k] += gz; s2[k] += gz * p[m * C + k];
       }
       memcpy(part + t * 2 * C, s1, 4 * C); memcpy(part + t * 2 * C + C, s2, 4 * C);
     }
   });
 }
-template <int C>
+template <int C, bool STE>
 static void back_t(const bf* __restrict g, const float* __restrict p, const uint8_t* __restrict idx, const bf* __restrict c, const float* a, const float* bb, const float* q0, const float* q1, const float* q2,
-                   const float* __restrict bias, const float* __restrict alpha, bf* __restrict gc, float* part, int64_t N, int64_t H, int64_t W, float s, float width) {
+                   const float* __restrict bias, const float* __restrict alpha, bf* __restrict gc, float* part, int64_t N, int64_t H, int64_t W, float s) {
   int64_t h = H / 2, w = W / 2;
   at::parallel_for(0, CH, 1, [&](int64_t st, int64_t e) {
     for (int64_t t = st; t < e; t++) {
@@ -84,7 +85,7 @@ static void back_t(const bf* __restrict g, const float* __restrict p, const uint
           int64_t o = ((n * h + y) * w + x) * C; bf R[C]; uint16_t I[C];
           for (int k = 0; k < C; k++) {
             float P = p[o + k]; float z = P * a[k] + bb[k];
-            float gz = f(g[o + k]) * approx(z, width);
+            float gz = f(g[o + k]) * derivative<STE>(z);
             float gp = q0[k] * gz + q1[k] * P + q2[k];     // gradient of the pooled value, BatchNorm done
             int i = idx[o + k]; bool neg = i & 4; i &= 3;
             float c0 = f(c[i0 + k]), c1 = f(c[i1 + k]), c2 = f(c[i2 + k]), c3 = f(c[i3 + k]);
@@ -102,17 +103,19 @@ static void back_t(const bf* __restrict g, const float* __restrict p, const uint
     }
   });
 }
-Tensor bwd_sums(Tensor g, Tensor p, Tensor a, Tensor bb, double width) {
+Tensor bwd_sums(Tensor g, Tensor p, Tensor a, Tensor bb, bool ste) {
   int64_t C = p.size(3); auto part = torch::zeros({CH, 2, C}, torch::kFloat);
-  (C == 32 ? sums_t<32> : sums_t<64>)((bf*)g.data_ptr(), p.data_ptr<float>(), a.data_ptr<float>(), bb.data_ptr<float>(), part.data_ptr<float>(), p.numel() / C, width);
+  auto run = C == 32 ? (ste ? sums_t<32, true> : sums_t<32, false>) : (ste ? sums_t<64, true> : sums_t<64, false>);
+  run((bf*)g.data_ptr(), p.data_ptr<float>(), a.data_ptr<float>(), bb.data_ptr<float>(), part.data_ptr<float>(), p.numel() / C);
   return part.to(torch::kDouble).sum(0);
 }
-std::vector<Tensor> bwd(Tensor g, Tensor p, Tensor idx, Tensor c, Tensor a, Tensor bb, Tensor q, Tensor bias, Tensor alpha, double s, double width) {
+std::vector<Tensor> bwd(Tensor g, Tensor p, Tensor idx, Tensor c, Tensor a, Tensor bb, Tensor q, Tensor bias, Tensor alpha, double s, bool ste) {
   int64_t N = c.size(0), H = c.size(1), W = c.size(2), C = c.size(3);
   auto gc = torch::empty(c.sizes(), torch::kBFloat16); auto part = torch::zeros({CH, 2, C}, torch::kFloat);
   const float* Q = q.data_ptr<float>();
-  (C == 32 ? back_t<32> : back_t<64>)((bf*)g.data_ptr(), p.data_ptr<float>(), idx.data_ptr<uint8_t>(), (bf*)c.data_ptr(), a.data_ptr<float>(), bb.data_ptr<float>(),
-    Q, Q + C, Q + 2 * C, bias.data_ptr<float>(), alpha.data_ptr<float>(), (bf*)gc.data_ptr(), part.data_ptr<float>(), N, H, W, s, width);
+  auto run = C == 32 ? (ste ? back_t<32, true> : back_t<32, false>) : (ste ? back_t<64, true> : back_t<64, false>);
+  run((bf*)g.data_ptr(), p.data_ptr<float>(), idx.data_ptr<uint8_t>(), (bf*)c.data_ptr(), a.data_ptr<float>(), bb.data_ptr<float>(),
+      Q, Q + C, Q + 2 * C, bias.data_ptr<float>(), alpha.data_ptr<float>(), (bf*)gc.data_ptr(), part.data_ptr<float>(), N, H, W, s);
   return {gc, part.to(torch::kDouble).sum(0).to(torch::kFloat)};
 }
 // Crops with a shift and a mirror; edges repeat. images u8 [*,32,32,3] -> bf16 [N,32,32,3] of 2q-255.

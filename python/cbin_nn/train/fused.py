@@ -24,7 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["augment", "available", "block", "supports"]
+__all__ = ["ESTIMATORS", "augment", "available", "block", "convolution_dtype", "supports"]
+
+#: The estimators of the sign whose derivative `fused.cpp` knows.
+ESTIMATORS = ("approx", "ste")
 
 _FLAGS = ["-O3", "-march=native", "-ffast-math"]
 _log = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ def _extension() -> Any:
     try:
         import os
         import sys
+        import zlib
 
         from torch.utils.cpp_extension import load
 
@@ -47,9 +51,10 @@ def _extension() -> Any:
         flags = list(_FLAGS)
         if platform.machine() in ("x86_64", "AMD64"):
             flags.append("-mprefer-vector-width=512")
-        return load(
-            "cbin_nn_fused", [str(Path(__file__).with_name("fused.cpp"))], extra_cflags=flags, verbose=False
-        )
+        source = Path(__file__).with_name("fused.cpp")
+        # Each version has a folder of its own in torch's cache: two of them don't overwrite each other.
+        name = f"cbin_nn_fused_{zlib.crc32(source.read_bytes()):08x}"
+        return load(name, [str(source)], extra_cflags=flags, verbose=False)
     except Exception as error:  # no compiler, no ninja, no cache folder: the plain modules do the work
         _log.warning("fused CPU kernels are not available (%s)", str(error).strip().split("\n")[0])
         return None
@@ -58,6 +63,18 @@ def _extension() -> Any:
 def available() -> bool:
     """Whether the extension could be built here. The first call builds it."""
     return _extension() is not None
+
+
+@functools.cache
+def convolution_dtype() -> torch.dtype:
+    """What a convolution between two fused blocks computes in: bfloat16, or float32 where that is quicker.
+
+    A CPU without instructions for bfloat16 emulates it, at three times the time of float32. The planes stay
+    in bfloat16 either way, so the forward pass has the same bits.
+    """
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    known = [capabilities[name] for name in ("avx512_bf16", "amx_bf16", "bf16") if name in capabilities]
+    return torch.float32 if known and not any(known) else torch.bfloat16
 
 
 def supports(channels: int, height: int, width: int) -> bool:
@@ -76,6 +93,7 @@ class _Block(torch.autograd.Function):
         beta: Tensor,
         scale: float,
         eps: float,
+        estimator: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
         planes = c.permute(0, 2, 3, 1).contiguous()
         pooled, where, sums = _extension().pool_fwd(planes, scale, bias.detach(), slope.detach())
@@ -97,7 +115,7 @@ class _Block(torch.autograd.Function):
             bias.detach(),
             slope.detach(),
         )
-        ctx.scale, ctx.count = scale, count
+        ctx.scale, ctx.count, ctx.ste = scale, count, estimator == "ste"
         out = _extension().sign_fwd(pooled, factor, offset).permute(0, 3, 1, 2)
         unbiased = variance * count / max(1, count - 1)
         ctx.mark_non_differentiable(mean, unbiased)
@@ -107,7 +125,7 @@ class _Block(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         planes, pooled, where, factor, offset, mean, inverse, gamma, bias, slope = ctx.saved_tensors
         gradient = gradient.permute(0, 2, 3, 1).contiguous()
-        sums = _extension().bwd_sums(gradient, pooled, factor, offset, 1.0)
+        sums = _extension().bwd_sums(gradient, pooled, factor, offset, ctx.ste)
         # BatchNorm's gradient is q0 * g + q1 * p + q2 with the two sums of the batch inside.
         beta_gradient = sums[0]
         gamma_gradient = inverse * (sums[1] - mean * sums[0])
@@ -116,7 +134,7 @@ class _Block(torch.autograd.Function):
         q2 = -q0 * beta_gradient / ctx.count - q1 * mean
         q = torch.stack([q0, q1, q2]).float().contiguous()
         out, sums = _extension().bwd(
-            gradient, pooled, where, planes, factor, offset, q, bias, slope, ctx.scale, 1.0
+            gradient, pooled, where, planes, factor, offset, q, bias, slope, ctx.scale, ctx.ste
         )
         return (
             out.permute(0, 3, 1, 2),
@@ -126,13 +144,21 @@ class _Block(torch.autograd.Function):
             beta_gradient.float(),
             None,
             None,
+            None,
         )
 
 
 def block(
-    c: Tensor, bias: Tensor, slope: Tensor, gamma: Tensor, beta: Tensor, scale: float, eps: float
+    c: Tensor,
+    bias: Tensor,
+    slope: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    scale: float,
+    eps: float,
+    estimator: str = "approx",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Shift, PReLU, 2x2 max-pool, BatchNorm with batch statistics and ApproxSign.
+    """Shift, PReLU, 2x2 max-pool, BatchNorm with batch statistics and sign.
 
     Args:
         c: bfloat16 `[N, C, H, W]` in channels_last, C 32 or 64, H and W even.
@@ -142,12 +168,13 @@ def block(
         beta: of the BatchNorm.
         scale: factor of c before everything.
         eps: of the BatchNorm.
+        estimator: of the sign, one of `ESTIMATORS`.
 
     Returns:
         bfloat16 `[N, C, H/2, W/2]` of -1 and +1, and the pooled plane's mean and unbiased
         variance, float64 `[C]`, for the running statistics.
     """
-    out: tuple[Tensor, Tensor, Tensor] = _Block.apply(c, bias, slope, gamma, beta, scale, eps)
+    out: tuple[Tensor, Tensor, Tensor] = _Block.apply(c, bias, slope, gamma, beta, scale, eps, estimator)
     return out
 
 

@@ -47,8 +47,10 @@ class BinaryBlock(nn.Module):
         return signs
 
     def _forward_fused(self, x: Tensor) -> Tensor:
-        weight = self.conv.binary_weight().to(x.dtype).contiguous(memory_format=torch.channels_last)
-        c = nn.functional.conv2d(x, weight, None, self.conv.stride, self.conv.padding, self.conv.dilation)
+        dtype = fused.convolution_dtype()
+        weight = self.conv.binary_weight().to(dtype).contiguous(memory_format=torch.channels_last)
+        window = self.conv.stride, self.conv.padding, self.conv.dilation
+        c = nn.functional.conv2d(x.to(dtype), weight, None, *window).to(x.dtype)
         assert isinstance(self.conv.scale, float)
         out, mean, variance = fused.block(
             c,
@@ -58,6 +60,7 @@ class BinaryBlock(nn.Module):
             self.norm.bias,
             self.conv.scale,
             self.norm.eps,
+            self.sign.estimator,
         )
         with torch.no_grad():
             momentum = self.norm.momentum

@@ -10,10 +10,13 @@ in who decides that:
   passes a threshold.
 - `FlipRateAdam`: Adam's direction, at a step size that a controller holds so that a *chosen share*
   of each layer's weights flips at a step. The schedule then is one of flips.
+- `LatentMuon`: the momentum of each latent tensor, orthogonalised (Muon; Jordan et al. 2024), at a step whose
+  root mean square is the learning rate.
 
 Each takes parameter groups: `{"params": latent, "binary": True}` for latent weights, the others are
-trained by Adam. `group_parameters(model)` makes them. `lr` belongs to `Adam` and is what schedules change;
-`FlipRateAdam` scales its flip rate by `lr / initial_lr`, so one schedule drives both.
+trained by Adam. `group_parameters(model)` makes them. A group's `lr` is what schedules change, each from the
+`initial_lr` that it began with; `latent_lr` is that of the `binary` groups. `FlipRateAdam` and `Bop` scale
+their flip rate and `gamma` by `lr / initial_lr`, so one schedule drives all.
 
 `flips` of an optimizer counts the weights that changed sign at the last step, by group.
 """
@@ -30,7 +33,16 @@ from torch import Tensor, nn
 from ..errors import InvalidArgument
 from .layers import binary_parameters
 
-__all__ = ["OPTIMIZERS", "Bop", "FlipRateAdam", "LatentAdam", "group_parameters", "make_optimizer"]
+__all__ = [
+    "OPTIMIZERS",
+    "Bop",
+    "FlipRateAdam",
+    "LatentAdam",
+    "LatentMuon",
+    "group_parameters",
+    "make_optimizer",
+    "orthogonalize",
+]
 
 
 def group_parameters(model: nn.Module) -> list[dict[str, Any]]:
@@ -47,6 +59,7 @@ class LatentAdam(torch.optim.Optimizer):
     Args:
         params: parameters or groups.
         lr: learning rate.
+        latent_lr: learning rate of the `binary` groups that have none of their own; default: `lr`.
         betas: decay of the moving averages of the gradient and of its square.
         eps: added to the root of the second average.
         weight_decay: decoupled, of the groups that are not `binary`.
@@ -59,16 +72,18 @@ class LatentAdam(torch.optim.Optimizer):
         params: Iterable[Any],
         lr: float = 1e-3,
         *,
+        latent_lr: float | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         latent_decay: float = 0.0,
         clip: float = 1.0,
     ) -> None:
-        _positive(lr=lr, eps=eps, clip=clip)
+        latent_lr = lr if latent_lr is None else latent_lr
+        _positive(lr=lr, latent_lr=latent_lr, eps=eps, clip=clip)
         defaults = {
             "lr": lr,
-            "initial_lr": lr,
+            "latent_lr": latent_lr,
             "betas": betas,
             "eps": eps,
             "weight_decay": weight_decay,
@@ -78,6 +93,14 @@ class LatentAdam(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
         self.flips: list[int] = []
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """See `torch.optim.Optimizer`; a group's first learning rate stays in it as `initial_lr`."""
+        if param_group.get("binary", False):
+            param_group.setdefault("lr", self.defaults["latent_lr"])
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        group.setdefault("initial_lr", group["lr"])
 
     def _add_options(self, **values: Any) -> None:
         """A subclass's own options, in every group that doesn't set them."""
@@ -238,7 +261,96 @@ class Bop(LatentAdam):
         p.copy_(torch.where(flip, -p, p))
 
 
-OPTIMIZERS = {"adam": LatentAdam, "flip-rate": FlipRateAdam, "bop": Bop}
+class LatentMuon(LatentAdam):
+    r"""Orthogonalised momentum on the latent weights of `binary` groups; Adam on the others.
+
+    For a latent tensor p with gradient g, taken as a matrix with a row for each filter,
+
+        m = momentum m + (1 - momentum) g;   u = momentum m + (1 - momentum) g         (Nesterov)
+        p = clip(p - lr sqrt(max(rows, columns)) orthogonalize(u), -clip, clip)
+
+    where `orthogonalize` replaces every singular value by about 1: of all matrices whose largest singular
+    value is 1, U V^T is the one that goes furthest along u = U S V^T (Muon; Jordan et al. 2024). An r x c
+    matrix with min(r, c) singular values of 1 has entries of root mean square 1 / sqrt(max(r, c)), hence the
+    factor: a step's root mean square is about `lr`, in any layer.
+
+    Why this suits latent weights. A binary layer sees only their signs, so neither their size nor that of
+    their gradient means anything, and a weight is as far from its flip as a sum of *steps* is. What has to be
+    chosen is the size of a step against the weights' first range and their bound. Here it is the learning
+    rate and nothing else, whatever the scale of the gradient or the shape of the layer. Momentum may lie
+    along few directions that all filters share, most so in a first layer; orthogonalised, the others flip
+    weights too. A step moves no weight across 0 that is further from it than the step is long, so flips die
+    out with the schedule of `lr`.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate of the other groups.
+        latent_lr: root mean square of a step of the latent weights.
+        momentum: decay of the average of the gradient.
+        iterations: of `orthogonalize`.
+        **options: see `LatentAdam`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        *,
+        latent_lr: float = 1e-3,
+        momentum: float = 0.95,
+        iterations: int = 5,
+        **options: Any,
+    ) -> None:
+        _positive(iterations=iterations)
+        if not 0 <= momentum < 1:
+            raise InvalidArgument("bad-argument", f"momentum: expected 0 to below 1, got {momentum!r}")
+        super().__init__(params, lr, latent_lr=latent_lr, **options)
+        self._add_options(momentum=momentum, iterations=iterations)
+
+    def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor:
+        if not group["binary"]:
+            return super()._direction(p, group)
+        state = self.state[p]
+        if not state:
+            state["average"] = torch.zeros_like(p)
+        assert p.grad is not None
+        average: Tensor = state["average"].lerp_(p.grad, 1 - group["momentum"])
+        matrix = p.grad.lerp(average, group["momentum"]).reshape(len(p), -1)
+        factor = math.sqrt(max(matrix.shape))
+        return orthogonalize(matrix, group["iterations"]).mul_(factor).view_as(p)
+
+
+def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
+    """About U V^T of a matrix U S V^T, by a Newton-Schulz iteration.
+
+    With X = matrix / |matrix| (Frobenius), wide rather than tall, each iteration is
+    X <- 3.4445 X + (-4.7750 A + 2.0315 A^2) X with A = X X^T. It acts on each singular value alone, as an odd
+    polynomial; five take all that are above 1/100 of the norm to between 0.68 and 1.21, which is near enough
+    for a step. The coefficients are Jordan's (Muon, 2024).
+
+    Args:
+        matrix: floating point `[rows, columns]`.
+        iterations: the more, the smaller the singular values that are brought up.
+
+    Returns:
+        The same shape and dtype; 0 where the matrix is 0.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.mT if tall else matrix
+    x = x / x.norm().clamp_min(torch.finfo(x.dtype).tiny)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+OPTIMIZERS: dict[str, type[LatentAdam]] = {
+    "adam": LatentAdam,
+    "flip-rate": FlipRateAdam,
+    "bop": Bop,
+    "muon": LatentMuon,
+}
 
 
 def make_optimizer(model: nn.Module, name: str, **options: Any) -> LatentAdam:

@@ -83,7 +83,11 @@ class Recipe:
             )
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """Learning rate of a step.
+        """Learning rate of a step: `lr` times its `rate`."""
+        return self.lr * self.rate(step, steps)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Share of the full learning rate at a step, 0 to 1.
 
         Args:
             step: from 0, over the whole run.
@@ -92,12 +96,8 @@ class Recipe:
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         left = self.epochs * steps - step
         if self.schedule == "cosine":
-            return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / (self.epochs * steps)))
-        return (
-            self.lr * min(warm, left / (min(self.decay, self.epochs) * steps))
-            if self.decay
-            else self.lr * warm
-        )
+            return warm * 0.5 * (1 + math.cos(math.pi * step / (self.epochs * steps)))
+        return min(warm, left / (min(self.decay, self.epochs) * steps)) if self.decay else warm
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed.

@@ -144,7 +144,7 @@ class Trainer:
         self.use_fused = (
             recipe.fused
             and on_cpu
-            and recipe.model_options.get("estimator", "approx") == "approx"
+            and recipe.model_options.get("estimator", "approx") in fused.ESTIMATORS
             and hasattr(self.model, "use_fused")
             and fused.available()
         )
@@ -221,9 +221,9 @@ class Trainer:
         sums = torch.zeros(3, dtype=torch.float64, device=self.fabric.device)
         flips = rate = 0.0
         for k in range(self.steps):
-            rate = recipe.learning_rate(self.epoch * self.steps + k, self.steps)
+            rate = recipe.rate(self.epoch * self.steps + k, self.steps)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = group["initial_lr"] * rate
             part = slice(k * recipe.batch + rank, (k + 1) * recipe.batch, world)
             index, mirror = draws.order[part], draws.mirror[part]
             x = augment(self.images, index, draws.dy[part], draws.dx[part], mirror, use_fused=self.use_fused)
@@ -247,7 +247,7 @@ class Trainer:
         loss_mean, correct, variation_mean = (sums / self.steps).tolist()
         row = {
             "epoch": self.epoch + 1,
-            "learning_rate": rate,
+            "learning_rate": recipe.lr * rate,
             "loss": loss_mean,
             "train": correct,
             "flips_a_step": flips / self.steps,
