@@ -164,3 +164,13 @@ def test_limits_of_the_operators_name_the_source() -> None:
     pool = g.MaxPool2D("pool", "pool", ("wide",), Window((10008, 10008), (10008, 10008)))
     with pytest.raises(ConversionError, match=r"^Graph: layer `wide`: .*above the limit"):
         cbin_nn.convert(network([image, wide, pool]))
+
+
+@pytest.mark.parametrize("where", ["name", "layer", "model"])
+def test_names_that_are_no_text(where: str) -> None:
+    """JSON may state half of a surrogate pair, which no UTF-8 file can hold."""
+    half = "\ud800"
+    name, layer = (half if where == each else "image" for each in ("name", "layer"))
+    image = g.Input(name, layer, (), (8, 8, 3))
+    with pytest.raises(ConversionError, match=r"'\\ud800' is no valid text"):
+        g.Graph(half if where == "model" else "n", [image], name)

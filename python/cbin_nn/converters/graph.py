@@ -305,6 +305,15 @@ class Identity(Node):
     """Does nothing at inference (dropout, noise)."""
 
 
+def _is_text(text: str) -> bool:
+    """Whether UTF-8 can write it: JSON may state half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, eq=False)
 class Origin:
     """Which tensor of the source a tensor of the graph is, and how it stands there.
@@ -369,7 +378,7 @@ class Graph:
     on each path, and lowering refuses the graph with all of them at once.
 
     Raises:
-        ConversionError: a name is repeated or unknown, or shapes do not fit.
+        ConversionError: a name is repeated, unknown or no valid text, or shapes do not fit.
     """
 
     name: str
@@ -388,6 +397,15 @@ class Graph:
     shapes: dict[str, Shape] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
+        for text in (
+            self.name,
+            *self.notes,
+            *(text for node in self.nodes for text in (node.name, node.layer)),
+        ):
+            if not _is_text(text):
+                raise ConversionError(
+                    "bad-graph", f"the name {text[:80]!r} is no valid text (half a surrogate)"
+                )
         for node in self.nodes:
             if node.name in self.shapes:
                 raise node._refuse("bad-graph", f"tensor {node.name!r} is made twice")
