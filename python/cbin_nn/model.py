@@ -617,6 +617,8 @@ def convert(
     except (ConversionError, InvalidArgument) as error:  # what the source states is beyond a limit
         from .converters.sources import describe
 
+        if error.slug == "bad-kernels":  # of the environment, not of the source
+            raise
         raise ConversionError(error.slug, error.message).inside(describe(source)) from error
 
 

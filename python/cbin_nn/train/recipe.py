@@ -83,7 +83,12 @@ class Recipe:
             )
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """Learning rate of a step: `lr` times its `rate`."""
+        """Learning rate of a step: `lr` times its `rate`.
+
+        Args:
+            step: from 0, over the whole run.
+            steps: of an epoch.
+        """
         return self.lr * self.rate(step, steps)
 
     def rate(self, step: int, steps: int) -> float:
