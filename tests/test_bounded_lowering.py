@@ -174,3 +174,15 @@ def test_names_that_are_no_text(where: str) -> None:
     image = g.Input(name, layer, (), (8, 8, 3))
     with pytest.raises(ConversionError, match=r"'\\ud800' is no valid text"):
         g.Graph(half if where == "model" else "n", [image], name)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_head_of_the_largest_weights_warns_of_nothing() -> None:
+    """The sum of a unit's weights is beyond float32, though each of them is within."""
+    graph = network(start())
+    weights = (floats.normal(size=graph.nodes[-1].kernel.shape) * 1e38).clip(-3e38, 3e38)  # type: ignore[attr-defined]
+    head = replace(graph.nodes[-1], kernel=weights.astype(np.float32), binary=False)
+    try:
+        lower(g.Graph("n", [*graph.nodes[:-1], head], "head"))
+    except ConversionError as error:
+        assert error.slug == "output-overflow"

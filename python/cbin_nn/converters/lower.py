@@ -755,7 +755,7 @@ class _Lowering:
         opened.head = [Planned(node.layer, "linear", (found.scale, Fraction(0)))]
         off = found.bound(np.ones(kernel.shape[1]))
         opened.bound = off if off.any() else None
-        if off.max() > 1e-12 * float(np.abs(kernel).sum(axis=1).max()):
+        if off.max() > 1e-12 * float(np.abs(kernel).sum(axis=1, dtype=np.float64).max()):
             opened.approximations.append(
                 "real weights as 8-bit weights, one scale a unit: a sum is off by at most "
                 f"{off.max():.3g} (unit {int(off.argmax())}), one weight by {found.errors.max():.3g}"
