@@ -179,7 +179,8 @@ test-frameworks: test-keras test-torch ## Tests against real Larq on real Tensor
 
 .PHONY: test-keras
 test-keras: $(FRAMEWORKS)/.done $(NATIVE) ## Tests against real Larq on real TensorFlow
-	PYTHONPATH=python $(FRAMEWORKS)/bin/python -m pytest -q tests/frameworks --ignore-glob '*torch*'
+	PYTHONPATH=python $(FRAMEWORKS)/bin/python -m pytest -q tests/frameworks --ignore-glob '*torch*' --ignore-glob '*keras_arguments*'
+	PYTHONPATH=python $(FRAMEWORKS)/bin/python -m pytest -q tests/frameworks/test_keras_arguments.py
 
 .PHONY: test-torch
 test-torch: $(TORCH)/.done $(NATIVE) ## Tests against real PyTorch (its wheels are 5.5 GB, once)

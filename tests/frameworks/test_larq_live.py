@@ -367,7 +367,11 @@ def test_a_saved_model(tf: Any, tmp_path: Path) -> None:
         for ours, theirs in zip(graph.nodes, live.nodes, strict=True):
             for name, value in vars(theirs).items():
                 if isinstance(value, np.ndarray):
-                    assert np.array_equal(value, getattr(ours, name)), (seed, ours.name, name)
+                    # A mean of weights is taken in two processes, and code that XLA compiled in this one may have
+                    # left another rounding behind: seen as one unit in the last place of a scale.
+                    slack = 2.0**-23 if name == "scale" else 0.0
+                    same = np.allclose(getattr(ours, name), value, rtol=slack, atol=0)
+                    assert same, (seed, ours.name, name)
         converted += 1
     assert converted == 7
 
